@@ -1,0 +1,5 @@
+"""From coefficients to microseconds."""
+
+from hexopt.latency.model import ClusterLatency
+
+__all__ = ["ClusterLatency"]
