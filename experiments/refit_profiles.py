@@ -184,7 +184,7 @@ def profile_text(
         f'framework = "{configuration.framework} {configuration.version}"',
         f'configuration = "{configured}"',
         f'date = "{FIT_DATE}"',
-        f'fit = "monotone piecewise linear, relative least squares, up to {MAX_TOKENS} tokens per call and kv_tokens in all"',
+        f'fit = "monotone, relative least squares, up to {MAX_TOKENS} tokens per call and kv_tokens in all"',
         f'held_out = "{result.held_out}"',
         'kv_tokens = "0.90 of the usable HBM less 4 GiB per GPU, less the weights"',
         'nic = "one network interface per GPU, assumed"',

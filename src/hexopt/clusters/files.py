@@ -78,7 +78,7 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
     if isinstance(name_or_path, str) and not _is_path(name_or_path):
         known = cluster_names()
         if name_or_path not in known:
-            raise ClusterError(
+            raise _error(
                 f"cluster '{name_or_path}': no such cluster is shipped, {suggest(name_or_path, known)}, "
                 "or give the path of a file that ends in .toml"
             )
@@ -87,9 +87,10 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
     path = Path(name_or_path)
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise ClusterError(
-            f"{name_or_path}: it cannot be read ({error.strerror}), a cluster is a TOML file or one of "
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise _error(
+            f"{name_or_path}: it cannot be read ({reason}), a cluster is a TOML file or one of "
             f"{', '.join(cluster_names())}, correct the path"
         ) from None
     return parse_cluster(content, str(name_or_path), path.name.removesuffix(".toml"))
@@ -198,7 +199,7 @@ def _parse_toml(content: bytes, source: str) -> dict[str, Any]:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ClusterError(
+        raise _error(
             f"{source}: line {line}: byte {content[error.start]:#04x} found, TOML is UTF-8 text, save the file as UTF-8"
         ) from None
     try:
@@ -208,12 +209,12 @@ def _parse_toml(content: bytes, source: str) -> dict[str, Any]:
         at = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", what)
         line = int(at[1]) if at and at[1] else len(text.splitlines())
         reason = what[: at.start()] if at else what
-        raise ClusterError(
+        raise _error(
             f"{source}: line {line}: no valid TOML found ({reason[:1].lower()}{reason[1:]}), "
             "a cluster is a TOML file, correct the line"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise ClusterError(
+        raise _error(
             f"{source}: a value is beyond what can be read ({error}), a cluster is a plain TOML file, correct it"
         ) from None
 
@@ -224,7 +225,12 @@ def _parse_toml(content: bytes, source: str) -> dict[str, Any]:
 def _first_of(source: str, problems: Sequence[str]) -> ClusterError:
     more = len(problems) - 1
     tail = f" (and {more} more error{'s' if more > 1 else ''} in this file)" if more else ""
-    return ClusterError(f"{source}: {problems[0]}{tail}")
+    return _error(f"{source}: {problems[0]}{tail}")
+
+
+def _error(message: str) -> ClusterError:
+    # names and texts of the file may hold anything; a message stays one line
+    return ClusterError("".join(c if c.isprintable() else " " for c in message))
 
 
 def _translate(error: ErrorDetails, data: Mapping[str, Any]) -> str:
@@ -243,10 +249,10 @@ def _translate(error: ErrorDetails, data: Mapping[str, Any]) -> str:
         if error["type"].startswith("union_tag") or len(loc) < 4:
             role = entry.get("role") if isinstance(entry, dict) else None
             if not isinstance(entry, dict):
-                return f"{subject}{_show(entry)} found, a table [[instances]] is needed, correct it"
+                return f"{subject}{_brief(entry)} found, a table [[instances]] is needed, correct it"
             if role is None:
                 return f'{subject}role is missing, role = "prefill" or "decode" is needed, add it'
-            return f'{subject}role: {_show(role)} found, "prefill" or "decode" is needed, correct it'
+            return f'{subject}role: {_brief(role)} found, "prefill" or "decode" is needed, correct it'
         fields = PrefillEntry.model_fields if loc[2] == "prefill" else DecodeEntry.model_fields
         where = f"a {loc[2]} instance"
         loc = loc[3:]
@@ -264,7 +270,7 @@ def _translate(error: ErrorDetails, data: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{subject}{key} is missing, {rule} is needed, add it"
     path = key + "".join(f"[{part}]" for part in loc[1:] if isinstance(part, int))
-    return f"{subject}{path}: {_show(error['input'])} found, {rule} is needed, correct it"
+    return f"{subject}{path}: {_brief(error['input'])} found, {rule} is needed, correct it"
 
 
 def _rule(field: FieldInfo) -> str:
@@ -280,6 +286,11 @@ def _rule(field: FieldInfo) -> str:
 def _instance_label(entry: object, number: int) -> str:
     name = entry.get("name") if isinstance(entry, dict) else None
     return f"instance '{name}'" if isinstance(name, str) and name else f"instances[{number}]"
+
+
+def _brief(value: object) -> str:
+    text = _show(value)
+    return text if len(text) <= 60 else f"{text[:56]} ..."
 
 
 def _show(value: object) -> str:
@@ -332,7 +343,7 @@ def _build(file: ClusterFile, source: str, default_name: str) -> Cluster:
     try:
         cluster.check()
     except ClusterError as error:
-        raise ClusterError(f"{source}: {error}") from None
+        raise _error(f"{source}: {error}") from None
     return cluster
 
 

@@ -16,6 +16,9 @@ def _pair(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+MAX_COUNT = 10_000
+"""No cluster is larger; a slip of the keyboard should not fill the memory."""
+
 _NUMBER = "a finite number of at least 0"
 _POSITIVE = "a finite number above 0"
 _COUNT = "a whole number of at least 1"
@@ -40,7 +43,7 @@ class NetworkTable(_Strict):
     """The table ``[network]``."""
 
     efficiency: Annotated[
-        float, Field(gt=0, le=1, allow_inf_nan=False, description="a share of the wire rate, above 0 and at most 1,")
+        float, Field(gt=0, le=1, allow_inf_nan=False, description="a share of the wire rate above 0 and at most 1")
     ] = 0.75
     latency_us: Annotated[int, Field(ge=0, description="a whole number of at least 0")] = 2000
     contention: Annotated[Literal["nic", "none"], Field(description='"nic" or "none"')] = "nic"
@@ -48,7 +51,7 @@ class NetworkTable(_Strict):
 
 class _Instance(_Strict):
     name: Annotated[str, Field(min_length=1, description="a text of at least one character")]
-    count: Count | None = None
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT, description=f"a whole number from 1 to {MAX_COUNT}")] | None = None
     profile: Text | None = None
     serving_overhead: Switch | None = None
     kv_tokens: Count | None = None
@@ -87,7 +90,7 @@ Entry = Annotated[PrefillEntry | DecodeEntry, Field(discriminator="role")]
 class ClusterFile(_Strict):
     """A whole cluster file."""
 
-    schema_version: Annotated[Literal[1], Field(description="1, the version that this hexopt reads,")]
+    schema_version: Annotated[int, Field(ge=1, le=1, description="1 (the version that this hexopt reads)")]
     model: Text
     name: Text | None = None
     description: Text = ""
