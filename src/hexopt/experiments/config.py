@@ -1,0 +1,245 @@
+"""The experiment file: strict TOML that names a grid of runs.
+
+Paths of inputs are relative to the experiment file, which they travel with; the output folder is relative to
+the current directory, where the person works.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from hexopt.errors import ConfigError, suggest
+
+SCHEMA_VERSION = 1
+
+OptionValue = bool | int | float | str
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a finite number is needed")
+    return value
+
+
+def _seeds(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | list):
+        raise ValueError("a count or a list of seeds is needed")
+    if isinstance(value, int):
+        if not 1 <= value <= 10_000:
+            raise ValueError("a count of seeds lies in 1..10000")
+        return tuple(range(value))
+    if not value:
+        raise ValueError("at least one seed is needed")
+    if any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in value):
+        raise ValueError("a seed is a whole number of at least 0")
+    if len(set(value)) != len(value):
+        raise ValueError("a seed counts once")
+    return tuple(value)
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list):
+        if not value:
+            raise ValueError("at least one is needed")
+        return tuple(value)
+    return value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(_names)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PolicyEntry(_Table):
+    """One ``[[policies]]`` table: a policy's name, the label it goes by in the results, and its options."""
+
+    name: Text
+    label: Annotated[str, Field(pattern=r"^[^/\\]*$", max_length=60)] = ""
+    options: dict[str, Annotated[OptionValue, BeforeValidator(_finite)]] = {}
+
+    @property
+    def title(self) -> str:
+        """The label, or else the name."""
+        return self.label or self.name
+
+
+class OutputEntry(_Table):
+    """The ``[output]`` table: where results go, what is kept of each run, and how figures are written."""
+
+    folder: str = ""
+    keep: Literal["all", "tables"] = "all"
+    formats: Annotated[tuple[Literal["png", "svg"], ...], BeforeValidator(_names)] = ("png", "svg")
+
+
+class ExperimentConfig(_Table):
+    """A grid of runs: clusters × policies × seeds, all on one trace.
+
+    Attributes
+    ----------
+    name
+        Names the results; a plain word that can be a folder's name.
+    trace
+        Path of the trace, relative to the experiment file.
+    workflows
+        Only the first so many workflows of the trace; all if absent.
+    cluster
+        Shipped names, or paths of cluster files relative to the experiment file.
+    seeds
+        A count *n* (seeds 0 to n − 1) or the seeds themselves. A seed draws the same arrivals for every policy.
+    baselines
+        Labels of the policies that each policy is compared with (always the best one of them other than itself);
+        all policies if absent.
+    folder
+        Folder of the experiment file, filled in by :func:`load_config`.
+    """
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    description: str = ""
+    trace: Text
+    workflows: Annotated[int, Field(ge=1)] | None = None
+    skip_invalid: bool = False
+    cluster: Names
+    arrivals: Text | None = None
+    delays: Text | None = None
+    predictor: Text = "app-mean"
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (0,)
+    stop_s: Annotated[float, Field(gt=0, lt=9e9), BeforeValidator(_finite)] | None = None
+    baselines: Names | None = None
+    policies: Annotated[tuple[PolicyEntry, ...], BeforeValidator(_names)]
+    output: OutputEntry = OutputEntry()
+    folder: Annotated[Path, Field(exclude=True)] = Path()
+
+    @model_validator(mode="after")
+    def _labels_are_unique(self) -> ExperimentConfig:
+        titles = [policy.title for policy in self.policies]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise ValueError(f"policies: '{title}' occurs twice, results are told apart by label, add a label")
+        for title in self.baselines or ():
+            if title not in titles:
+                raise ValueError(f"baselines: '{title}' is no policy of this experiment, {suggest(title, titles)}")
+        for what, names in (("cluster", self.cluster), ("baselines", self.baselines or ())):
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{what}: '{name}' occurs twice, each is named once, drop the repetition")
+        return self
+
+    @property
+    def stop_us(self) -> int | None:
+        """``stop_s`` in µs."""
+        return None if self.stop_s is None else round(self.stop_s * 1_000_000)
+
+    def resolve(self, path: str) -> Path:
+        """Return an input's path as seen from the current directory."""
+        return Path(path) if Path(path).is_absolute() else self.folder / path
+
+
+def load_config(path: str | Path) -> ExperimentConfig:
+    """Read an experiment file.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, is no TOML, or breaks a rule; the message names file, key, value, rule and remedy.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}, an experiment file is needed, check the path") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text, an experiment file is TOML, check the path") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {_one_line(str(error))}, an experiment file is TOML, mend that line") from None
+    return parse_config(data, str(path), path.parent)
+
+
+def parse_config(data: Mapping[str, Any], source: str, folder: Path) -> ExperimentConfig:
+    """Check an experiment given as plain data; ``source`` names it in errors, ``folder`` is where paths start."""
+    if "folder" in data:
+        raise ConfigError(_unknown_key(source, ("folder",)))
+    version = data.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise ConfigError(
+            f"{source}: schema_version: {version!r} is unknown, this hexopt reads version {SCHEMA_VERSION}, "
+            "update hexopt or the file"
+        )
+    try:
+        return ExperimentConfig.model_validate({**data, "folder": folder})
+    except ValidationError as error:
+        # The first complaint is enough for one line; an unknown key usually explains a missing one, so it goes first.
+        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        raise ConfigError(_explain(source, details[0])) from None
+
+
+_RULES = {
+    "string_type": "text is needed",
+    "string_too_short": "some text is needed",
+    "string_pattern_mismatch": "it names files, so letters, digits and . _ - are legal",
+    "int_type": "a whole number is needed",
+    "float_type": "a number is needed",
+    "bool_type": "true, false, a number or text is needed",
+    "tuple_type": "a list is needed",
+    "dict_type": "a table is needed",
+    "model_type": "a table is needed",
+}
+"""What pydantic's complaints are called in an experiment file."""
+
+
+def _explain(source: str, detail: Any) -> str:
+    """Say a pydantic complaint in hexopt's four parts."""
+    loc, kind, value = detail["loc"], detail["type"], detail["input"]
+    where = _where(loc)
+    if kind == "extra_forbidden":
+        return _unknown_key(source, loc)
+    if kind == "missing":
+        return f"{source}: {where}: it is missing, every experiment states it, add {loc[-1]} = …"
+    if kind == "value_error" and not loc:
+        return f"{source}: {_one_line(str(detail['ctx']['error']))}"
+    if kind in _RULES:
+        rule = _RULES[kind]
+    elif kind == "value_error":
+        rule = str(detail["ctx"]["error"])
+    else:
+        rule = str(detail["msg"]).replace("Input should", "it should")
+    shown = repr(value)
+    if len(shown) > 60:
+        shown = shown[:57] + "…"
+    return f"{source}: {where}: {shown} found, {_one_line(rule)}, correct it"
+
+
+def _unknown_key(source: str, loc: tuple[int | str, ...]) -> str:
+    model: type[BaseModel] = ExperimentConfig
+    if loc[0] == "policies" and len(loc) > 2:
+        model = PolicyEntry
+    elif loc[0] == "output" and len(loc) > 1:
+        model = OutputEntry
+    known = [name for name in model.model_fields if not (model is ExperimentConfig and name == "folder")]
+    return f"{source}: {_where(loc)}: unknown key, {suggest(str(loc[-1]), known)}; rename or remove it"
+
+
+def _where(loc: tuple[int | str, ...]) -> str:
+    """``('policies', 2, 'name')`` as ``policies[2].name``; positions count from 0, as everywhere in hexopt."""
+    text = ""
+    for part in loc:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part not in ("bool", "int", "float", "str"):  # the branch of a union is no part of the file
+            text += f".{part}" if text else part
+    return text or "file"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,154 @@
+"""From an experiment file to single runs, each with a key of everything that determines its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import hexopt
+from hexopt.core.cluster import Cluster
+from hexopt.core.workflow import Trace
+from hexopt.errors import ConfigError
+from hexopt.experiments.config import ExperimentConfig, PolicyEntry
+
+FILE_OPTIONS = frozenset({("replay", "decisions")})
+"""Policy options that name a file: its path is relative to the experiment file, its contents are part of the key."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of a grid.
+
+    ``cluster`` is what results call it, ``cluster_source`` what loads it; ``policy`` is the label. ``key`` is a
+    readable prefix and a hash of inputs' contents, rules, options, seed and package version.
+    """
+
+    key: str
+    cluster: str
+    cluster_source: str
+    policy: str
+    policy_name: str
+    options: tuple[tuple[str, Any], ...]
+    seed: int
+
+    @property
+    def title(self) -> str:
+        """How a person would name the run."""
+        return f"{self.cluster} · {self.policy} · seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All runs of an experiment, in the order of its tables: clusters, then policies, then seeds."""
+
+    config: ExperimentConfig
+    runs: tuple[RunSpec, ...]
+    trace_sha256: str
+    workflows: int
+    calls: int
+
+
+def make_grid(config: ExperimentConfig) -> Grid:
+    """Load and check every input of an experiment and list its runs; nothing is simulated.
+
+    Raises
+    ------
+    HexoptError
+        A trace, cluster, policy, option or rule is not usable: found here, before any run has cost time.
+    """
+    trace, trace_sha256 = load_experiment_trace(config)
+    clusters = _clusters(config)
+    policies = [(entry, _options(config, entry)) for entry in config.policies]
+    for entry, options in policies:
+        hexopt.make_policy(entry.name, **options)
+    runs = []
+    for source, cluster in clusters:
+        for entry, options in policies:
+            for seed in config.seeds:
+                facts = {
+                    "hexopt": hexopt.__version__,
+                    "trace": trace_sha256,
+                    "workflows": config.workflows,
+                    "skip_invalid": config.skip_invalid,
+                    "arrivals": config.arrivals,
+                    "delays": config.delays,
+                    "predictor": config.predictor,
+                    "stop_us": config.stop_us,
+                    "cluster": asdict(cluster),
+                    "policy": entry.name,
+                    "options": _option_facts(entry, options),
+                    "seed": seed,
+                    "keep": config.output.keep,
+                }
+                runs.append(
+                    RunSpec(
+                        key=f"{_word(cluster.name)}--{_word(entry.name)}--{seed}--{_digest(facts)}",
+                        cluster=cluster.name,
+                        cluster_source=source,
+                        policy=entry.title,
+                        policy_name=entry.name,
+                        options=tuple(options.items()),
+                        seed=seed,
+                    )
+                )
+    return Grid(config, tuple(runs), trace_sha256, len(trace), trace.call_count)
+
+
+def load_experiment_trace(config: ExperimentConfig) -> tuple[Trace, str]:
+    """Return the experiment's trace, cut to its ``workflows``, and the SHA-256 of its file."""
+    path = config.resolve(config.trace)
+    trace, digest = _load_trace(str(path), config.skip_invalid)
+    return (trace if config.workflows is None else trace.head(config.workflows)), digest
+
+
+@lru_cache(maxsize=4)
+def _load_trace(path: str, skip_invalid: bool) -> tuple[Trace, str]:
+    # Cached because a worker process carries out many runs of one trace.
+    trace = hexopt.load_trace(path, skip_invalid=skip_invalid)
+    return trace, hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def cluster_source(config: ExperimentConfig, name: str) -> str:
+    """Return what ``load_cluster`` takes: a path stays relative to the experiment file, a shipped name is itself."""
+    return str(config.resolve(name)) if name.endswith(".toml") or "/" in name else name
+
+
+def _clusters(config: ExperimentConfig) -> list[tuple[str, Cluster]]:
+    clusters = [(source, hexopt.load_cluster(source)) for source in (cluster_source(config, n) for n in config.cluster)]
+    names = [cluster.name for _, cluster in clusters]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"cluster: two files are named '{name}', results are told apart by cluster name, rename one file"
+            )
+    return clusters
+
+
+def _options(config: ExperimentConfig, entry: PolicyEntry) -> dict[str, Any]:
+    return {
+        key: str(config.resolve(str(value))) if (entry.name, key) in FILE_OPTIONS else value
+        for key, value in entry.options.items()
+    }
+
+
+def _option_facts(entry: PolicyEntry, options: dict[str, Any]) -> dict[str, Any]:
+    # make_policy has read these files already, so they exist.
+    return {
+        key: hashlib.sha256(Path(value).read_bytes()).hexdigest() if (entry.name, key) in FILE_OPTIONS else value
+        for key, value in options.items()
+    }
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _word(text: str) -> str:
+    """Make a label fit to be part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:40] or "x"
