@@ -1,12 +1,12 @@
 """The seams: what one must implement to join in.
 
-:class:`Policy` is all a scheduler needs. A policy may also set any of the optional attributes of
-:class:`BasePolicy`; where it does not, that class's values hold.
+:class:`Policy` is all a scheduler needs. A policy may also have the attributes ``plan_latency_us`` (absent: 0),
+``triggers`` (absent: all) and ``fallback`` (absent: ``None``) that :class:`BasePolicy` documents.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -44,6 +44,9 @@ class LatencyModel(Protocol):
     def wire_us(self, prefill: int, decode: int, prompt_tokens: int) -> int:
         """Time for which a prompt's KV transfer occupies both network interfaces."""
 
+    def iteration_ms(self, decode: int, batch: int) -> float:
+        """Duration of an iteration of ``batch`` calls without its context term, ms: ``h'(B)``."""
+
     def decode_us(self, decode: int, batch: int, context_tokens: int, iterations: int) -> int:
         """Time from the start of a segment of ``batch`` calls with ``context_tokens`` in all to boundary ``iterations``."""
 
@@ -65,28 +68,34 @@ class Policy(Protocol):
 
 
 class BasePolicy:
-    """Default values of what a policy may state about itself; shipped policies inherit it.
+    """What shipped policies have in common: how they are called, and what they say about themselves.
 
-    Attributes
+    Parameters
     ----------
     plan_latency_us
         Planning time charged to each plan: a fixed number of µs (0: a plan applies at once), or ``"measured"``,
         the policy's own wall-clock time.
-    triggers
-        The events it wants to be called for.
     fallback
         Who places newly ready calls while a plan is in flight, at priority = ready time. ``None`` leaves them in
-        the pool until a plan places them.
+        the pool until a plan places them. (By name in :func:`hexopt.make_policy`; ``"none"`` for ``None``.)
     """
 
     name: ClassVar[str] = "unnamed"
-    plan_latency_us: PlanLatency = 0
-    triggers: frozenset[Trigger] = ALL_TRIGGERS
-    fallback: Policy | None = None
+    triggers: ClassVar[frozenset[Trigger]] = ALL_TRIGGERS
+    """The events it wants to be called for."""
+    default_fallback: ClassVar[str] = "fcfs"
+    """The fallback that :func:`hexopt.make_policy` gives it if none is named."""
 
-    def options(self) -> dict[str, Any]:
-        """Return the options that rebuild this policy, as plain values for a result's record."""
-        return {"plan_latency_us": self.plan_latency_us}
+    def __init__(self, *, plan_latency_us: PlanLatency = 0, fallback: Policy | None = None) -> None:
+        self.plan_latency_us = plan_latency_us
+        self.fallback = fallback
+
+    def reset(self, cluster: Cluster, latency: LatencyModel, rng: np.random.Generator) -> None:
+        """Forget everything; a policy without memory has nothing to forget."""
+
+    def plan(self, view: View) -> Plan:
+        """Decide for the calls of ``view`` that can still be decided about."""
+        raise NotImplementedError(f"policy '{self.name}' has no plan method")
 
 
 class Predictor(Protocol):

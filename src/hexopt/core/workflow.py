@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from hexopt.errors import TraceError
 
-EMPTY: Mapping[str, Any] = MappingProxyType({})
-"""The ``extra`` of an object that carries no unknown keys."""
+EMPTY: Mapping[str, Any] = {}
+"""The ``extra`` of an object that carries no unknown keys, shared by all of them. (A plain dict: it must pickle.)"""
 
 MAX_TOKENS = 2**40
 """Token counts above this are refused: sums of products stay exact in the double they are converted to once."""
@@ -39,7 +38,7 @@ class Call:
     tool_us: int | None = 0
     cached_prefix_tokens: int | None = None
     delay_kind: str | None = None
-    extra: Mapping[str, Any] = EMPTY
+    extra: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Workflow:
     calls: tuple[Call, ...]
     source: str = ""
     license: str = ""
-    extra: Mapping[str, Any] = EMPTY
+    extra: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
 
     @property
     def shape(self) -> tuple[tuple[tuple[int, ...], int, int, int | None], ...]:
@@ -143,6 +142,10 @@ class Trace:
     def head(self, workflows: int) -> Trace:
         """Return the first ``workflows`` workflows as a trace of their own."""
         return replace(self, workflows=self.workflows[:workflows], provenance={**self.provenance, "head": workflows})
+
+    def alone(self, index: int) -> Trace:
+        """Return one workflow as a trace of its own, arriving at 0."""
+        return Trace((replace(self.workflows[index], arrival_us=0),))
 
     def check(self) -> None:
         """Raise :class:`~hexopt.errors.TraceError` unless every workflow is well formed and ids are unique."""

@@ -20,19 +20,11 @@ class ClusterLatency:
     """The latency model of a cluster: every time a policy or the engine asks for, in integer µs.
 
     Times are memoised per distinct instance specification, so equal instances share their tables.
-
-    Attributes
-    ----------
-    g_extrapolated, h_extrapolated
-        Whether a prefill (decode) time beyond the calibrated range has been asked for. Only possible where the
-        cluster says ``extrapolate = true``.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.transfer_latency_us = cluster.network.latency_us
-        self.g_extrapolated = False
-        self.h_extrapolated = False
         self._block_tokens = cluster.block_tokens
         self.prefill_capacity_blocks = tuple(i.kv_tokens // cluster.block_tokens for i in cluster.prefill)
         self.decode_capacity_blocks = tuple(i.kv_tokens // cluster.block_tokens for i in cluster.decode)
@@ -68,9 +60,9 @@ class ClusterLatency:
         instance = self.cluster.prefill[prefill]
         model = instance.latency
         base = min(new_tokens, BASE_TOKENS)
-        if base > model.g_knots[-1][0] and model.extrapolate:
-            self.g_extrapolated = True
-        g = piecewise(model.g_knots, base, model.extrapolate, f"instance '{instance.name}': prefill of {new_tokens} tokens")
+        g = piecewise(
+            model.g_knots, base, model.extrapolate, f"instance '{instance.name}': prefill of {new_tokens} tokens"
+        )
         t_ms = g + model.a1_ms * max(0, new_tokens - BASE_TOKENS) + model.a2_ms * attention
         return max(1, math.ceil(1000 * (model.c0_ms + model.c1 * t_ms)))
 
@@ -89,8 +81,6 @@ class ClusterLatency:
         if ms is None:
             instance = self.cluster.decode[decode]
             model = instance.latency
-            if batch > model.h_knots[-1][0] and model.extrapolate:
-                self.h_extrapolated = True
             h = piecewise(model.h_knots, batch, model.extrapolate, f"instance '{instance.name}': decode batch")
             ms = table[batch] = h + model.o0_ms + model.o1_ms * batch
         return ms

@@ -1,0 +1,136 @@
+"""The front door: policies by name, and one simulated run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hexopt
+from hexopt.core.cluster import Cluster
+from hexopt.core.protocols import Policy, Predictor
+from hexopt.core.workflow import Trace, Workflow
+from hexopt.errors import ConfigError
+from hexopt.latency import ClusterLatency
+from hexopt.policies.registry import make_policy, policy_record
+from hexopt.sim.engine import Progress, Simulation
+from hexopt.sim.predictors import Oracle, make_predictor
+from hexopt.sim.result import RunResult
+from hexopt.traces import apply_arrivals, apply_delays, require_known
+
+__all__ = ["make_policy", "simulate", "standalone_us"]
+
+
+def simulate(
+    trace: Trace,
+    cluster: Cluster,
+    policy: Policy,
+    *,
+    predictor: str | Predictor = "app-mean",
+    seed: int = 0,
+    arrivals: str | None = None,
+    delays: str | None = None,
+    stop_us: int | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Simulate a trace on a cluster under a policy.
+
+    Parameters
+    ----------
+    predictor
+        Where output lengths come from: ``"app-mean"``, ``"constant:N"``, ``"noisy:SIGMA"``, ``"oracle"``, or an object
+        with the Predictor protocol.
+    seed
+        Of every random stream of the run: arrivals, delays, predictor, policy.
+    arrivals, delays
+        Rules for arrival times and unknown tool delays, such as ``"poisson:10"`` and ``"zero"``.
+    stop_us
+        Stop at this instant (µs); what is left counts as unfinished.
+    progress
+        Called now and then with (completed calls, all calls).
+
+    Raises
+    ------
+    TraceError
+        The trace is malformed, or it has unknown times and no rule is given.
+    CapacityError
+        A call fits on no instance.
+    ConfigError
+        A rule, a predictor or an attribute of the policy is not usable.
+    PlanError, SimulationStalled, CalibrationRangeError
+        See :meth:`hexopt.sim.engine.Simulation.run`.
+
+    >>> import hexopt
+    >>> call = hexopt.Call("c0", (), prompt_tokens=100, output_tokens=5)
+    >>> trace = hexopt.Trace((hexopt.Workflow("w0", "demo", 0, (call,)),))
+    >>> result = simulate(trace, hexopt.load_cluster("tiny"), make_policy("fcfs"), predictor="oracle")
+    >>> result.summary["finished_workflows"]
+    1
+    """
+    if not isinstance(policy, Policy):
+        raise ConfigError(
+            f"policy {policy!r}: it has no name, reset and plan, a policy has the Policy protocol, "
+            "build one with hexopt.make_policy(name)"
+        )
+    if stop_us is not None and (isinstance(stop_us, bool) or not isinstance(stop_us, int) or stop_us < 0):
+        raise ConfigError(
+            f"stop_us: {stop_us!r} is no instant, a whole number of µs of at least 0 is needed, correct it"
+        )
+    if arrivals is not None:
+        trace = apply_arrivals(trace, arrivals, seed)
+    if delays is not None:
+        trace = apply_delays(trace, delays, seed)
+    trace.check()
+    require_known(trace)
+    cluster.check()
+    foretell = make_predictor(predictor) if isinstance(predictor, str) else predictor
+    latency = ClusterLatency(cluster)
+    simulation = Simulation(
+        trace, cluster, policy, foretell, seed=seed, stop_us=stop_us, latency=latency, progress=progress
+    )
+    simulation.run()
+    record = policy_record(policy)
+    about: dict[str, Any] = {
+        "hexopt": hexopt.__version__,
+        "trace": trace.name,
+        "cluster": cluster.name,
+        "policy": record["name"],
+        "policy_options": record["options"],
+        "plan_latency_us": getattr(policy, "plan_latency_us", 0),
+        "predictor": foretell.name,
+        "seed": seed,
+        "stop_us": stop_us,
+        "arrivals": _rule(trace, "arrivals"),
+        "delays": _rule(trace, "delays"),
+    }
+    alone = _Standalone(trace, cluster, latency)
+    return RunResult(simulation, about, alone.of)
+
+
+def standalone_us(workflow: Workflow, cluster: Cluster) -> int:
+    """Return the latency (µs) of a workflow alone on the idle cluster (docs/semantics.md, section 7)."""
+    return _Standalone(Trace((workflow,)), cluster, ClusterLatency(cluster)).of(0)
+
+
+class _Standalone:
+    """Standalone latencies of a trace's workflows, one simulation per distinct shape."""
+
+    def __init__(self, trace: Trace, cluster: Cluster, latency: ClusterLatency) -> None:
+        self._trace = trace
+        self._cluster = cluster
+        self._latency = latency
+        self._policy = make_policy("earliest-finish", plan_latency_us=0, fallback="none")
+        self._known: dict[object, int] = {}
+
+    def of(self, index: int) -> int:
+        """Return the standalone latency (µs) of the workflow at a position of the trace."""
+        shape = self._trace.workflows[index].shape
+        if shape not in self._known:
+            alone = self._trace.alone(index)
+            simulation = Simulation(alone, self._cluster, self._policy, Oracle(), latency=self._latency)
+            simulation.run()
+            self._known[shape] = simulation.workflow_complete_us[0]
+        return self._known[shape]
+
+
+def _rule(trace: Trace, kind: str) -> str:
+    rule = trace.provenance.get(kind)
+    return "recorded" if rule is None else str(rule["rule"])

@@ -1,0 +1,161 @@
+"""Policies by name. Adding one is a file and a line here, or an entry point of the group ``hexopt.policies``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from hexopt.core.protocols import BasePolicy, Policy
+from hexopt.errors import ConfigError, suggest
+
+POLICIES = {
+    "earliest-finish": "hexopt.policies.earliest_finish:EarliestFinish",
+    "fcfs": "hexopt.policies.fcfs:Fcfs",
+    "hexagent": "hexopt.policies.hexagent:HexAGenT",
+    "random": "hexopt.policies.random_choice:RandomChoice",
+    "replay": "hexopt.policies.replay:Replay",
+    "round-robin": "hexopt.policies.round_robin:RoundRobin",
+    "workflow-fcfs": "hexopt.policies.workflow_fcfs:WorkflowFcfs",
+}
+
+
+class Option(NamedTuple):
+    """One option of a policy. ``default`` is ``inspect.Parameter.empty`` where it must be given."""
+
+    name: str
+    default: Any
+    doc: str
+
+
+def policy_names() -> list[str]:
+    """Return the names that :func:`make_policy` knows, sorted: ours and those of installed packages.
+
+    >>> "hexagent" in policy_names()
+    True
+    """
+    return sorted({*POLICIES, *(e.name for e in entry_points(group="hexopt.policies"))})
+
+
+def policy_class(name: str) -> type[Any]:
+    """Return the class behind a name.
+
+    Raises
+    ------
+    ConfigError
+        The name is unknown.
+    """
+    if name in POLICIES:
+        module, _, attribute = POLICIES[name].partition(":")
+        return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+    for entry in entry_points(group="hexopt.policies"):
+        if entry.name == name:
+            return entry.load()  # type: ignore[no-any-return]
+    raise ConfigError(f"policy '{name}': it is unknown, {suggest(name, policy_names())}, choose one")
+
+
+def policy_summary(name: str) -> str:
+    """Return the first line of the policy's documentation."""
+    return (inspect.getdoc(policy_class(name)) or "").partition("\n")[0]
+
+
+def policy_options(name: str) -> list[Option]:
+    """Return the options of a policy, with their defaults and documentation."""
+    cls = policy_class(name)
+    docs = {**_parameter_docs(BasePolicy), **_parameter_docs(cls)}
+    options = []
+    for parameter in inspect.signature(cls).parameters.values():
+        default = parameter.default
+        if parameter.name == "fallback" and default is None:
+            default = getattr(cls, "default_fallback", "none")
+        options.append(Option(parameter.name, default, docs.get(parameter.name, "")))
+    return options
+
+
+def make_policy(name: str, **options: Any) -> Policy:
+    """Build a policy from its name and options; ``fallback`` may be a name too, or ``"none"``.
+
+    Raises
+    ------
+    ConfigError
+        The name or an option is unknown, an option's value is illegal, or one that must be given is missing.
+
+    >>> make_policy("hexagent", plan_latency_us=0).name
+    'hexagent'
+    """
+    cls = policy_class(name)
+    known = policy_options(name)
+    for option in options:
+        if option not in {o.name for o in known}:
+            raise ConfigError(
+                f"policy '{name}': option '{option}' is unknown, {suggest(option, (o.name for o in known))}, drop or rename it"
+            )
+    for option in known:
+        if option.default is inspect.Parameter.empty and option.name not in options:
+            raise ConfigError(f"policy '{name}': option '{option.name}' is missing, it must be given: {option.doc}")
+    hints = get_type_hints(cls.__init__)
+    for option_name, value in options.items():
+        _check_value(name, option_name, value, hints.get(option_name, Any))
+    if any(o.name == "fallback" for o in known):
+        fallback = options.get("fallback", getattr(cls, "default_fallback", "none"))
+        if isinstance(fallback, str):
+            options["fallback"] = None if fallback == "none" else make_policy(fallback, fallback="none")
+    return cls(**options)  # type: ignore[no-any-return]
+
+
+def policy_record(policy: Policy) -> dict[str, Any]:
+    """Return the name and options that rebuild a policy, as plain values; options only of shipped policies."""
+    record: dict[str, Any] = {"name": policy.name, "options": {}}
+    if isinstance(policy, BasePolicy):
+        for parameter in inspect.signature(type(policy)).parameters:
+            value = getattr(policy, parameter, None)
+            if parameter == "fallback":
+                value = "none" if value is None else getattr(value, "name", str(value))
+            record["options"][parameter] = value if isinstance(value, bool | int | float | str) else str(value)
+    return record
+
+
+def _check_value(policy: str, option: str, value: Any, hint: Any) -> None:
+    """Refuse a value of the wrong kind; kinds we cannot judge are left to the policy."""
+    if option == "plan_latency_us":
+        if value == "measured" or (type(value) is int and value >= 0):
+            return
+        legal = "a whole number of µs of at least 0, or measured"
+    elif get_origin(hint) is Literal:
+        if value in get_args(hint):
+            return
+        legal = "one of " + ", ".join(map(str, get_args(hint)))
+    elif hint is bool:
+        if type(value) is bool:
+            return
+        legal = "true or false"
+    elif hint is int:
+        if type(value) is int and value >= 0:
+            return
+        legal = "a whole number of at least 0"
+    elif hint is float:
+        if type(value) in (int, float) and value == value and abs(value) != float("inf"):
+            return
+        legal = "a finite number"
+    else:
+        return
+    raise ConfigError(f"policy '{policy}': option '{option}' is {value!r}, it is {legal}, correct it")
+
+
+def _parameter_docs(cls: type[Any]) -> dict[str, str]:
+    """Read the ``Parameters`` section of a NumPy-style docstring."""
+    doc = inspect.getdoc(cls) or ""
+    section = re.search(r"Parameters\n-+\n(.*?)(?:\n\n[A-Z]\w+\n-+\n|\Z)", doc, re.S)
+    if section is None:
+        return {}
+    found: dict[str, list[str]] = {}
+    name = ""
+    for line in section.group(1).splitlines():
+        if line and not line.startswith(" "):
+            name = line.strip()
+            found[name] = []
+        elif name:
+            found[name].append(line.strip())
+    return {name: " ".join(lines).strip() for name, lines in found.items()}

@@ -1,0 +1,648 @@
+"""The event loop and the dispatch phase (docs/semantics.md, sections 1 and 6).
+
+All events of an instant are processed first; then comes one dispatch phase: the policy, admissions, prefill
+batches, decode segments. Only instances that an event touched are looked at, so the cost of an instant does
+not grow with the cluster.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import operator
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hexopt.core.cluster import Cluster
+from hexopt.core.plan import Decision, Plan
+from hexopt.core.protocols import ALL_TRIGGERS, Policy, Predictor
+from hexopt.core.streams import stream
+from hexopt.core.view import CallState, CallView, Trigger, View
+from hexopt.core.workflow import Trace
+from hexopt.errors import CapacityError, ConfigError, PlanError, SimulationStalled
+from hexopt.latency import ClusterLatency
+from hexopt.sim.decode import DecodeEngine
+from hexopt.sim.live import LiveCall, LiveWorkflow
+from hexopt.sim.network import Network
+from hexopt.sim.prefill import PrefillEngine
+from hexopt.sim.table import NONE, CallTable, DecisionTable
+
+Progress = Callable[[int, int], None]
+"""Called now and then with (completed calls, all calls)."""
+
+# Kinds of events. Their order fixes nothing but the order of processing, which cannot change results.
+_READY, _PREFILL_END, _TRANSFER_END, _BOUNDARY, _LANDING, _WAKE = range(6)
+
+# Module constants spare the hot path the enum's attribute look-ups.
+_POOL, _QUEUED, _PREFILLING, _ADMISSION = CallState.POOL, CallState.QUEUED, CallState.PREFILLING, CallState.ADMISSION
+_TRANSFERRING, _TRANSFERRED = CallState.TRANSFERRING, CallState.TRANSFERRED
+_RUNNING, _COMPLETE = CallState.RUNNING, CallState.COMPLETE
+
+_PROGRESS_EVERY = 1024
+
+
+@dataclass
+class PlanningTime:
+    """What the policy's invocations took on the wall clock; the only thing in a run that is not reproducible."""
+
+    plans: int = 0
+    total_ns: int = 0
+    longest_ns: int = 0
+
+
+class Simulation:
+    """One run. Build it, call :meth:`run` once, read the tables.
+
+    Parameters
+    ----------
+    trace
+        Its arrivals and delays are all known (:func:`hexopt.traces.require_known`) and it is well formed.
+    policy
+        Reset at the start of the run.
+    stop_us
+        Events later than this are not processed; ``None``: run until no event is left.
+    latency
+        The cluster's latency model, if one with warm tables is at hand.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        cluster: Cluster,
+        policy: Policy,
+        predictor: Predictor,
+        *,
+        seed: int = 0,
+        stop_us: int | None = None,
+        latency: ClusterLatency | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.trace = trace
+        self.cluster = cluster
+        self.policy = policy
+        self.latency = latency if latency is not None else ClusterLatency(cluster)
+        self.stop_us = stop_us
+        self.table = CallTable(trace.call_count)
+        self.decisions = DecisionTable()
+        self.planning = PlanningTime()
+        self.workflow_complete_us = [NONE] * len(trace.workflows)
+        self.prefill = [PrefillEngine(i, spec, self.latency) for i, spec in enumerate(cluster.prefill)]
+        self.decode = [DecodeEngine(i, spec, self.latency) for i, spec in enumerate(cluster.decode)]
+        self.network = Network(self.latency, [p.view for p in self.prefill], [d.view for d in self.decode])
+        self.now_us = 0
+        self._view = View([p.view for p in self.prefill], [d.view for d in self.decode])
+        self._predictor = predictor
+        self._progress = progress
+        self._candidates = _Candidates(self.latency)
+        self._check_capacity()
+
+        self._plan_latency_us = _plan_latency(policy)
+        self._subscribed: frozenset[Trigger] = frozenset(getattr(policy, "triggers", ALL_TRIGGERS))
+        self._fallback: Policy | None = getattr(policy, "fallback", None)
+        # The predictor's stream does not depend on the policy, nor the policy's on its fallback's.
+        predictor.reset(trace, stream(seed, "predictor"))
+        policy.reset(cluster, self.latency, stream(seed, "policy"))
+        if self._fallback is not None:
+            self._fallback.reset(cluster, self.latency, stream(seed, "fallback"))
+
+        self._heap: list[tuple[int, int, int, Any]] = []
+        self._sequence = 0
+        self._live: dict[int, LiveCall] = {}
+        self._workflows: dict[int, LiveWorkflow] = {}
+        self._revealed = 0
+        self._complete = 0
+        self._newly_ready: list[tuple[int, int]] = []
+        self._pool: dict[int, CallView] = {}
+        self._triggers: set[Trigger] = set()
+        self._in_flight: Plan | None = None
+        self._landing: Plan | None = None
+        self._idled: list[PrefillEngine] = []
+        self._touched_admission: set[int] = set()
+        self._touched_prefill: set[int] = set()
+        self._touched_batch: set[int] = set()
+        self._strict = cluster.kv_admission == "strict"
+        self._handoff = cluster.binding == "handoff"
+        self._first_row: list[int] = []
+        self._roots = self._plan_roots()
+        self._next_root = 0
+
+    # -- before the run
+
+    def _check_capacity(self) -> None:
+        blocks = self.latency.blocks
+        room_p = max(self.latency.prefill_capacity_blocks)
+        room_d = max(self.latency.decode_capacity_blocks)
+        for w in self.trace.workflows:
+            for c in w.calls:
+                # Comparing tokens first keeps the two divisions off the common path.
+                for role, tokens, room in (
+                    ("prefill", c.prompt_tokens, room_p),
+                    ("decode", c.prompt_tokens + c.output_tokens if c.output_tokens > 1 else 0, room_d),
+                ):
+                    if tokens > room * self.cluster.block_tokens:
+                        raise CapacityError(
+                            f"call '{w.workflow_id}/{c.call_id}': it needs {blocks(tokens)} KV blocks ({tokens} tokens), "
+                            f"the largest {role} instance of cluster '{self.cluster.name}' holds {room} blocks, "
+                            "raise kv_tokens or drop the workflow from the trace"
+                        )
+
+    def _plan_roots(self) -> list[tuple[int, int, int]]:
+        roots: list[tuple[int, int, int]] = []
+        row = 0
+        for wi, workflow in enumerate(self.trace.workflows):
+            self._first_row.append(row)
+            row += len(workflow.calls)
+            arrival = workflow.arrival_us
+            for ci, call in enumerate(workflow.calls):
+                if not call.parents:
+                    roots.append((_known(arrival) + _known(call.tool_us), wi, ci))
+        roots.sort()
+        return roots
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Simulate to the end (or to ``stop_us``).
+
+        Raises
+        ------
+        PlanError
+            The policy decided something that can never be carried out.
+        SimulationStalled
+            No event is left, but calls are.
+        CalibrationRangeError
+            A batch lies outside what the latency model was calibrated on.
+        """
+        heap = self._heap
+        roots = self._roots
+        n_roots = len(roots)
+        stop_us = math.inf if self.stop_us is None else self.stop_us
+        handlers: tuple[Callable[[int, Any], None], ...] = (
+            self._on_ready,
+            self._on_prefill_end,
+            self._on_transfer_end,
+            self._on_boundary,
+            self._on_landing,
+            self._on_wake,
+        )
+        calls = self.trace.call_count
+        # Once every call is complete, what is left (stale boundaries, wake-ups) can change nothing.
+        while self._complete < calls:
+            if self._next_root < n_roots and (not heap or roots[self._next_root][0] <= heap[0][0]):
+                now = roots[self._next_root][0]
+            elif heap:
+                now = heap[0][0]
+            else:
+                break
+            if now > stop_us:
+                break
+            self.now_us = now
+            while self._next_root < n_roots and roots[self._next_root][0] == now:
+                self._newly_ready.append(roots[self._next_root][1:])
+                self._next_root += 1
+            while heap and heap[0][0] == now:
+                _, kind, _, payload = heapq.heappop(heap)
+                handlers[kind](now, payload)
+            self._dispatch(now)
+        self._finish()
+
+    def _finish(self) -> None:
+        if self.stop_us is not None:
+            for p in self.prefill:
+                if p.batch:
+                    p.busy_us -= p.view.busy_until_us - self.stop_us
+            for d in self.decode:
+                d.stop(self.stop_us)
+            for call in self._live.values():
+                if self.table.transfer_start_us[call.row] > self.stop_us:
+                    self.table.transfer_start_us[call.row] = NONE
+            return
+        left = self.trace.call_count - self._complete
+        if left:
+            raise SimulationStalled(
+                f"policy '{self.policy.name}': {left} calls are left but no event is, {self._where_stuck()}, "
+                "every ready call must be placed, and a policy that waits must ask for a wake-up"
+            )
+
+    def _where_stuck(self) -> str:
+        names = {s: s.name.lower() for s in CallState}
+        counts: dict[str, int] = {}
+        for call in self._live.values():
+            counts[names[call.view.state]] = counts.get(names[call.view.state], 0) + 1
+        stuck = ", ".join(f"{n} in state {state}" for state, n in sorted(counts.items()))
+        first = min(self._live.values(), key=lambda c: c.row, default=None)
+        who = "" if first is None else f" (first: '{first.view.workflow.workflow_id}/{first.view.call_id}')"
+        return (stuck or "none of them revealed") + who
+
+    def _push(self, at_us: int, kind: int, payload: object) -> None:
+        self._sequence += 1
+        heapq.heappush(self._heap, (at_us, kind, self._sequence, payload))
+
+    # -- events
+
+    def _on_ready(self, now: int, payload: tuple[int, int]) -> None:
+        self._newly_ready.append(payload)
+
+    def _on_prefill_end(self, now: int, p: PrefillEngine) -> None:
+        self._touched_prefill.add(p.index)
+        end_column = self.table.prefill_end_us
+        for call in p.end_batch():
+            end_column[call.row] = call.view.prefill_end_us = now
+            d = self.decode[call.decode]
+            if call.output_tokens == 1:
+                p.release(call)
+                self._on_complete(now, call, d)
+                continue
+            call.state = call.view.state = _ADMISSION
+            if not call.counted:
+                d.count(call)
+            d.admission.add(call)
+            d.waiting_view[call.view.key] = call.view
+            self._touched_admission.add(d.index)
+        self._idled.append(p)
+
+    def _on_transfer_end(self, now: int, call: LiveCall) -> None:
+        self.table.transfer_end_us[call.row] = call.view.transfer_end_us = now
+        call.state = call.view.state = _TRANSFERRED
+        p = self.prefill[call.prefill]
+        p.release(call)
+        self._touched_prefill.add(p.index)
+        d = self.decode[call.decode]
+        d.joiners.add(call)
+        if d.open:
+            at = d.join_boundary_us(now)
+            if at >= 0:
+                self._push(at, _BOUNDARY, d)
+        else:
+            self._touched_batch.add(d.index)
+        self._triggers.add(Trigger.TRANSFER_END)
+
+    def _on_boundary(self, now: int, d: DecodeEngine) -> None:
+        if d.next_us != now:
+            return  # overtaken by an earlier boundary at which a call joined
+        for call in d.reach_boundary(now):
+            self._on_complete(now, call, d)
+        self._touched_admission.add(d.index)
+        self._touched_batch.add(d.index)
+
+    def _on_complete(self, now: int, call: LiveCall, d: DecodeEngine) -> None:
+        seen = call.view
+        self.table.complete_us[call.row] = seen.complete_us = now
+        seen.state = _COMPLETE
+        seen.output_tokens = call.output_tokens
+        d.unbind(call)
+        del self._live[seen.key]
+        self._complete += 1
+        if self._progress is not None and self._complete % _PROGRESS_EVERY == 0:
+            self._progress(self._complete, self.trace.call_count)
+        workflow = call.workflow
+        self._predictor.observe(workflow.index, call.index)
+        self._triggers.add(Trigger.CALL_COMPLETE)
+        workflow.remaining -= 1
+        if workflow.remaining == 0:
+            self.workflow_complete_us[workflow.index] = now
+            del self._workflows[workflow.index]
+            return
+        waiting = workflow.waiting_parents
+        for child in workflow.children[call.index]:
+            waiting[child] -= 1
+            if waiting[child] == 0:
+                tool_us = _known(workflow.truth.calls[child].tool_us)
+                if tool_us:
+                    self._push(now + tool_us, _READY, (workflow.index, child))
+                else:
+                    self._newly_ready.append((workflow.index, child))
+
+    def _on_landing(self, now: int, plan: Plan) -> None:
+        self._landing = plan
+
+    def _on_wake(self, now: int, payload: None) -> None:
+        self._triggers.add(Trigger.WAKE_UP)
+
+    # -- the dispatch phase
+
+    def _dispatch(self, now: int) -> None:
+        newly = self._reveal(now) if self._newly_ready else ()
+        for p in self._idled:
+            if not len(p.queue):
+                self._triggers.add(Trigger.PREFILL_IDLE)
+        self._idled.clear()
+        if self._landing is not None:
+            for decision in self._landing.decisions:
+                self._apply(now, decision, overtaken_is_error=False)
+            self._landing = self._in_flight = None
+        if self._triggers and self._in_flight is None:
+            self._invoke(now)
+        if newly and self._in_flight is not None and self._fallback is not None:
+            self._fall_back(now, newly)
+
+        if self._touched_admission:
+            for i in sorted(self._touched_admission):
+                if len(self.decode[i].admission):
+                    self._admit(now, self.decode[i])
+            self._touched_admission.clear()
+        if self._touched_prefill:
+            for i in sorted(self._touched_prefill):
+                p = self.prefill[i]
+                if not p.batch and len(p.queue):
+                    self._start_batch(now, p)
+            self._touched_prefill.clear()
+        if self._touched_batch:
+            for i in sorted(self._touched_batch):
+                self._start_segment(now, self.decode[i])
+            self._touched_batch.clear()
+
+    def _reveal(self, now: int) -> list[CallView]:
+        """Make the calls that became ready known, in (workflow, call) order.
+
+        It happens after all events of the instant, so that a predictor has learnt from every completion of it.
+        """
+        newly = self._newly_ready
+        if len(newly) > 1:
+            newly.sort()
+        views = []
+        blocks = self.latency.blocks
+        for wi, ci in newly:
+            workflow = self._workflows.get(wi)
+            if workflow is None:
+                truth = self.trace.workflows[wi]
+                workflow = LiveWorkflow(wi, self._first_row[wi], truth, _known(truth.arrival_us))
+                self._workflows[wi] = workflow
+            c = workflow.truth.calls[ci]
+            prompt, output = c.prompt_tokens, c.output_tokens
+            predicted = self._predictor.predict(wi, ci)
+            prompt_blocks = blocks(prompt)
+            kv_blocks = blocks(prompt + output)
+            key = self._revealed
+            self._revealed = key + 1
+            candidates = self._candidates
+            seen = CallView(
+                key,
+                workflow.view,
+                ci,
+                c.call_id,
+                tuple(workflow.views[parent] for parent in c.parents),
+                now,
+                prompt,
+                c.cached_prefix_tokens,
+                predicted,
+                blocks(prompt + predicted),
+                candidates.prefill(prompt_blocks),
+                candidates.decode(kv_blocks if output > 1 else 0),
+            )
+            workflow.views[ci] = seen
+            workflow.view.calls.append(seen)
+            self._live[key] = call = LiveCall(workflow, ci, now, prompt, output, prompt_blocks, kv_blocks, seen)
+            self._pool[key] = seen
+            self.table.ready_us[call.row] = now
+            views.append(seen)
+        newly.clear()
+        self._triggers.add(Trigger.CALL_READY)
+        return views
+
+    def _invoke(self, now: int) -> None:
+        triggers = self._triggers & self._subscribed
+        self._triggers.clear()
+        if not triggers:
+            return
+        view = self._view
+        view.now_us = now
+        view.triggers = frozenset(triggers)
+        view.pool = list(self._pool.values())
+        start = time.perf_counter_ns()
+        plan = self.policy.plan(view)
+        took = time.perf_counter_ns() - start
+        planning = self.planning
+        planning.plans += 1
+        planning.total_ns += took
+        planning.longest_ns = max(planning.longest_ns, took)
+        if plan.wake_us is not None:
+            if plan.wake_us <= now:
+                raise PlanError(
+                    f"policy '{self.policy.name}': it asks at {now} µs for a wake-up at {plan.wake_us} µs, "
+                    "a wake-up lies in the future, ask for a later instant"
+                )
+            self._push(plan.wake_us, _WAKE, None)
+        latency_us = self._plan_latency_us
+        if latency_us is None:
+            latency_us = -(-took // 1000)
+        decided: set[int] = set()
+        for decision in plan.decisions:
+            if decision.call in decided:
+                raise PlanError(
+                    f"policy '{self.policy.name}': its plan at {now} µs decides twice about call {decision.call}, "
+                    "a plan has one decision per call, drop one"
+                )
+            decided.add(decision.call)
+            if latency_us:
+                self._check(now, decision)
+            else:
+                self._apply(now, decision, overtaken_is_error=True)
+        if latency_us:
+            # The policy may reuse its list; what was decided is fixed now.
+            self._in_flight = Plan(tuple(plan.decisions), None)
+            self._push(now + latency_us, _LANDING, self._in_flight)
+
+    def _fall_back(self, now: int, newly: Sequence[CallView]) -> None:
+        unplaced = [c for c in newly if c.key in self._pool]
+        if not unplaced or self._fallback is None:
+            return
+        view = self._view
+        view.now_us = now
+        view.triggers = frozenset((Trigger.CALL_READY,))
+        view.pool = unplaced
+        for decision in self._fallback.plan(view).decisions:
+            call = self._live.get(decision.call)
+            if call is not None:
+                decision = decision._replace(priority=float(call.ready_us))
+            self._apply(now, decision, overtaken_is_error=True)
+
+    def _check(self, now: int, decision: Decision) -> LiveCall:
+        """Return the call that a decision is about; raise if the decision can never be carried out."""
+        call = self._live.get(decision.call)
+        if call is None:
+            if isinstance(decision.call, int) and 0 <= decision.call < self._revealed:
+                raise self._plan_error(now, decision, None, "the call is complete, decide about incomplete calls only")
+            raise self._plan_error(now, decision, None, "no call with this key is revealed, use the key of a CallView")
+        for role, index, candidates in (
+            ("prefill", decision.prefill, call.view.prefill_candidates),
+            ("decode", decision.decode, call.view.decode_candidates),
+        ):
+            if not hasattr(type(index), "__index__") or index not in candidates:
+                raise self._plan_error(
+                    now,
+                    decision,
+                    call,
+                    f"{role} instance {index!r} does not exist or its total KV capacity does not hold the call, "
+                    f"legal are {list(candidates)}, choose one of the call's {role}_candidates",
+                )
+        try:
+            finite = math.isfinite(decision.priority)
+        except TypeError:
+            finite = False
+        if not finite:
+            raise self._plan_error(now, decision, call, f"priority {decision.priority!r} is no finite number, use one")
+        why = self._overtaken(call, decision)
+        if why:
+            raise self._plan_error(now, decision, call, why)
+        return call
+
+    def _overtaken(self, call: LiveCall, decision: Decision) -> str:
+        """Say why a decision cannot be carried out any more; empty if it can."""
+        state = call.state
+        if state <= _QUEUED:
+            return ""
+        if decision.prefill != call.prefill:
+            return f"the call's prefill has started on instance {call.prefill}, a started prefill is never moved"
+        if decision.decode != call.decode and not (self._handoff and state <= _ADMISSION):
+            return (
+                f"the call is bound to decode instance {call.decode}, under binding "
+                f"'{self.cluster.binding}' it is too late to re-bind it"
+            )
+        if state >= _RUNNING:
+            return "the call has joined its batch, nothing is left to decide"
+        return ""
+
+    def _plan_error(self, now: int, decision: Decision, call: LiveCall | None, why: str) -> PlanError:
+        who = f"call {decision.call!r}" if call is None else f"'{call.view.workflow.workflow_id}/{call.view.call_id}'"
+        return PlanError(
+            f"policy '{self.policy.name}': its decision at {now} µs about {who} "
+            f"(prefill {decision.prefill}, decode {decision.decode}, priority {decision.priority}): {why}"
+        )
+
+    def _apply(self, now: int, decision: Decision, overtaken_is_error: bool) -> None:
+        if overtaken_is_error:
+            call = self._check(now, decision)
+        else:
+            # It was checked when it was made; since then the call may have moved on.
+            found = self._live.get(decision.call)
+            if found is None or self._overtaken(found, decision):
+                return
+            call = found
+        p, d = operator.index(decision.prefill), operator.index(decision.decode)
+        priority = float(decision.priority)
+        if call.state != _POOL and p == call.prefill and d == call.decode and priority == call.priority:
+            return
+        seen = call.view
+        self.decisions.add(now, call.row, p, d, priority)
+        reordered = priority != call.priority
+        call.priority = seen.priority = self.table.priority[call.row] = priority
+        if call.state <= _QUEUED:
+            if call.state == _POOL:
+                del self._pool[seen.key]
+                self.table.placed_us[call.row] = now
+                call.state = seen.state = _QUEUED
+                self.prefill[p].enqueue(call)
+                self._touched_prefill.add(p)
+            elif p != call.prefill:
+                self.prefill[call.prefill].withdraw(call)
+                self._touched_prefill.add(call.prefill)
+                self.prefill[p].enqueue(call)
+                self._touched_prefill.add(p)
+            elif reordered:
+                self.prefill[p].queue.reorder(call)
+                self._touched_prefill.add(p)
+            call.prefill = seen.prefill = p
+            self.table.prefill[call.row] = p
+        if d != call.decode:
+            self._bind(call, d)
+        elif reordered and call.state == _ADMISSION:
+            self.decode[d].admission.reorder(call)
+            self._touched_admission.add(d)
+        elif reordered and call.state == _TRANSFERRED:
+            self.decode[d].joiners.reorder(call)
+
+    def _bind(self, call: LiveCall, d: int) -> None:
+        seen = call.view
+        new = self.decode[d]
+        if call.decode >= 0:
+            old = self.decode[call.decode]
+            old.unbind(call)
+            if call.state == _ADMISSION:
+                old.admission.remove(call)
+                del old.waiting_view[seen.key]
+                self._touched_admission.add(old.index)
+        if call.state == _ADMISSION:
+            new.admission.add(call)
+            new.waiting_view[seen.key] = seen
+            self._touched_admission.add(d)
+        call.decode = seen.decode = d
+        self.table.decode[call.row] = d
+        new.bind(call)
+
+    def _admit(self, now: int, d: DecodeEngine) -> None:
+        table = self.table
+        for call in d.admit(self._strict):
+            start, end = self.network.book(now, call.prefill, d.index, call.prompt_tokens)
+            row = call.row
+            seen = call.view
+            table.admit_us[row] = seen.admit_us = now
+            table.transfer_start_us[row] = seen.transfer_start_us = start
+            call.state = seen.state = _TRANSFERRING
+            self._push(end, _TRANSFER_END, call)
+
+    def _start_batch(self, now: int, p: PrefillEngine) -> None:
+        end = p.start_batch(now)
+        if end < 0:
+            return
+        start_column = self.table.prefill_start_us
+        for call in p.batch:
+            start_column[call.row] = call.view.prefill_start_us = now
+            call.state = call.view.state = _PREFILLING
+        self._push(end, _PREFILL_END, p)
+
+    def _start_segment(self, now: int, d: DecodeEngine) -> None:
+        join_column = self.table.join_us
+        iterations = d.iterations
+        for call in d.start_segment(now):
+            seen = call.view
+            join_column[call.row] = seen.join_us = now
+            seen.joined_iteration = iterations
+            call.state = seen.state = _RUNNING
+            del d.waiting_view[seen.key]
+        if d.open:
+            self._push(d.next_us, _BOUNDARY, d)
+
+
+class _Candidates:
+    """Which instances' total capacity holds a call; one shared sequence per distinct answer."""
+
+    def __init__(self, latency: ClusterLatency) -> None:
+        self._rooms = (latency.prefill_capacity_blocks, latency.decode_capacity_blocks)
+        self._least = tuple(min(room) for room in self._rooms)
+        # A range answers "is it in there" without looking at each instance.
+        self._all = tuple(range(len(room)) for room in self._rooms)
+        self._known: tuple[dict[int, tuple[int, ...]], ...] = ({}, {})
+
+    def prefill(self, blocks: int) -> Sequence[int]:
+        return self._all[0] if blocks <= self._least[0] else self._some(0, blocks)
+
+    def decode(self, blocks: int) -> Sequence[int]:
+        return self._all[1] if blocks <= self._least[1] else self._some(1, blocks)
+
+    def _some(self, role: int, blocks: int) -> tuple[int, ...]:
+        known = self._known[role]
+        if blocks not in known:
+            known[blocks] = tuple(i for i, room in enumerate(self._rooms[role]) if blocks <= room)
+        return known[blocks]
+
+
+def _known(us: int | None) -> int:
+    if us is None:
+        raise ConfigError("trace: a time is unknown (null), a simulation needs all of them, apply a rule first")
+    return us
+
+
+def _plan_latency(policy: Policy) -> int | None:
+    """Return the fixed plan latency in µs, ``None`` for the measured one."""
+    value = getattr(policy, "plan_latency_us", 0)
+    if value == "measured":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(
+            f"policy '{policy.name}': plan_latency_us is {value!r}, "
+            "it is a whole number of µs of at least 0 or 'measured', correct it"
+        )
+    return value
