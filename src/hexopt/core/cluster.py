@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from hexopt.errors import ClusterError
@@ -144,13 +145,15 @@ class Cluster:
         _check_choice(f"{who}: kv_admission", self.kv_admission, ("backfill", "strict"))
         _check_choice(f"{who}: binding", self.binding, ("dispatch", "handoff"))
         self.network.check()
-        for role, pool in (("prefill", self.prefill), ("decode", self.decode)):
-            if not pool:
+        pools: tuple[tuple[str, int], ...] = (("prefill", len(self.prefill)), ("decode", len(self.decode)))
+        for role, size in pools:
+            if size == 0:
                 raise ClusterError(
                     f"{who}: it has no instance of role {role}, at least one of each role is needed, add an instance"
                 )
         names: set[str] = set()
-        for instance in (*self.prefill, *self.decode):
+        instances: list[PrefillInstance | DecodeInstance] = [*self.prefill, *self.decode]
+        for instance in instances:
             if instance.name in names:
                 raise ClusterError(f"{who}: instance name '{instance.name}' occurs twice, names are unique, rename one")
             names.add(instance.name)
@@ -172,7 +175,7 @@ def _check_knots(what: str, knots: Knots) -> None:
     for x, ms in knots:
         _check_int(f"{what}: x", x)
         _check_number(f"{what}: ms at {x}", ms)
-    for (x0, _), (x1, _) in zip(knots, knots[1:], strict=False):
+    for (x0, _), (x1, _) in pairwise(knots):
         if x1 <= x0:
             raise ClusterError(f"{what}: {x1} follows {x0}, knots stand in increasing order of x, sort them")
 

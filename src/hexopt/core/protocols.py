@@ -48,7 +48,7 @@ class LatencyModel(Protocol):
         """Duration of an iteration of ``batch`` calls without its context term, ms: ``h'(B)``."""
 
     def decode_us(self, decode: int, batch: int, context_tokens: int, iterations: int) -> int:
-        """Time from the start of a segment of ``batch`` calls with ``context_tokens`` in all to boundary ``iterations``."""
+        """Time from a segment's start, ``batch`` calls and ``context_tokens`` in all, to boundary ``iterations``."""
 
     def iterations_at(self, view: DecodeView, now_us: int) -> int:
         """Iterations that the instance has completed up to and including ``now_us``."""

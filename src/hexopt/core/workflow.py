@@ -155,7 +155,7 @@ class Trace:
         for workflow in self.workflows:
             if workflow.workflow_id in ids:
                 raise TraceError(
-                    f"workflow '{workflow.workflow_id}': workflow_id occurs twice, ids are unique in a trace, rename one"
+                    f"workflow '{workflow.workflow_id}': workflow_id occurs twice, ids are unique, rename one"
                 )
             ids.add(workflow.workflow_id)
             workflow.check()

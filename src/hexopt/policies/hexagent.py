@@ -1,8 +1,8 @@
 """``hexagent``: HexAGenT (arXiv 2605.16637), the reference heuristic.
 
-Every planning round projects, for each waiting call, its finish at the best (prefill, decode) pair, and ranks calls by
-their **projected ratio** ``R = (finish − arrival of the workflow) / horizon of the workflow``: the largest, the call that
-most endangers its workflow's standalone completion, goes first, in both phases.
+Every planning round projects, for each waiting call, its finish at the best (prefill, decode) pair, and ranks
+calls by their **projected ratio** ``R = (finish − arrival of the workflow) / horizon of the workflow``: the
+largest, the call that most endangers its workflow's standalone completion, goes first, in both phases.
 
 The paper has no public code. Where it is silent, the choice is a parameter, documented below.
 """
@@ -35,11 +35,11 @@ class HexAGenT(BasePolicy):
     fallback
         Who places calls while a plan is in flight (by default the pair with the earliest projected finish).
     small_queue
-        Up to this many waiting calls the best call is committed and the rest is scored again, one by one; above, all are
-        scored once and placed in that order.
+        Up to this many waiting calls the best call is committed and the rest is scored again, one by one; above,
+        all are scored once and placed in that order.
     risk_until
         Whether the projected ratio of a call waiting for prefill reaches to the end of the ``"call"`` or of the
-        ``"phase"`` (its prefill). Sources disagree.
+        ``"phase"`` (its prefill); sources disagree.
     kv_room
         A decode instance without room for a call may be chosen and waited for (``"wait"``), or not (``"now"``; a call
         without any room stays where it is).

@@ -90,11 +90,12 @@ def make_policy(name: str, **options: Any) -> Policy:
     for option in options:
         if option not in {o.name for o in known}:
             raise ConfigError(
-                f"policy '{name}': option '{option}' is unknown, {suggest(option, (o.name for o in known))}, drop or rename it"
+                f"policy '{name}': option '{option}' is unknown, "
+                f"{suggest(option, (o.name for o in known))}, drop or rename it"
             )
-    for option in known:
-        if option.default is inspect.Parameter.empty and option.name not in options:
-            raise ConfigError(f"policy '{name}': option '{option.name}' is missing, it must be given: {option.doc}")
+    for needed in known:
+        if needed.default is inspect.Parameter.empty and needed.name not in options:
+            raise ConfigError(f"policy '{name}': option '{needed.name}' is missing, it must be given: {needed.doc}")
     hints = get_type_hints(cls.__init__)
     for option_name, value in options.items():
         _check_value(name, option_name, value, hints.get(option_name, Any))

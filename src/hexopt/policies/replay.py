@@ -27,8 +27,8 @@ class Replay(BasePolicy):
     Parameters
     ----------
     decisions
-        A CSV file with the columns ``at_us, workflow_id, call_id, prefill_instance, decode_instance, priority`` (further
-        columns are ignored), or a data frame with them. Rows of one instant keep their order.
+        A CSV file with the columns ``at_us, workflow_id, call_id, prefill_instance, decode_instance, priority``
+        (further columns are ignored), or a data frame with them. Rows of one instant keep their order.
     plan_latency_us
         Only 0 is legal: the table says when each decision takes effect.
     fallback
@@ -71,8 +71,8 @@ class Replay(BasePolicy):
             key = self._keys.get((workflow_id, call_id))
             if key is None or at_us < now:
                 raise PlanError(
-                    f"policy 'replay': row {self._next + 1} decides at {at_us} µs about call '{workflow_id}/{call_id}', "
-                    f"which {'is not ready then' if key is None else 'lies before any call was ready'}, "
+                    f"policy 'replay': row {self._next + 1} decides at {at_us} µs about call "
+                    f"'{workflow_id}/{call_id}', which {'is not ready then' if key is None else 'lies before any call was ready'}, "
                     "replay a table on the trace and cluster it was made with"
                 )
             # A later row of the same instant overrules an earlier one.
@@ -109,7 +109,7 @@ def _read_frame(frame: Any) -> Iterator[Row]:
     columns = getattr(frame, "columns", None)
     if columns is None:
         raise ConfigError(
-            f"policy 'replay': decisions is a {type(frame).__name__}, it is a CSV file or a data frame, give one of them"
+            f"policy 'replay': decisions is a {type(frame).__name__}, it is a CSV file or a data frame, give one"
         )
     _check_columns("decisions", columns)
     for number, values in enumerate(zip(*(frame[c] for c in COLUMNS), strict=True), start=1):

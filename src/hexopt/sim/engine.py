@@ -143,7 +143,7 @@ class Simulation:
                 ):
                     if tokens > room * self.cluster.block_tokens:
                         raise CapacityError(
-                            f"call '{w.workflow_id}/{c.call_id}': it needs {blocks(tokens)} KV blocks ({tokens} tokens), "
+                            f"call '{w.workflow_id}/{c.call_id}': it needs {blocks(tokens)} KV blocks for {tokens} tokens, "
                             f"the largest {role} instance of cluster '{self.cluster.name}' holds {room} blocks, "
                             "raise kv_tokens or drop the workflow from the trace"
                         )

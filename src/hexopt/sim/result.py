@@ -104,7 +104,7 @@ class RunResult:
 
     @cached_property
     def instances(self) -> pd.DataFrame:
-        """One row per instance, prefill first. ``batches`` is missing for decode, ``iterations, segments`` for prefill."""
+        """One row per instance, prefill first; ``batches`` is missing for decode, the last two columns for prefill."""
         import pandas as pd
 
         run = self._simulation
