@@ -18,7 +18,7 @@ import numpy as np
 
 from hexopt.core.cluster import Cluster, DecodeInstance, Knots, PrefillInstance
 from hexopt.core.plan import Decision, Plan
-from hexopt.core.protocols import BasePolicy
+from hexopt.core.streams import stream
 from hexopt.core.view import CallState, CallView, DecodeView, PrefillView, Trigger, View, WorkflowView
 from hexopt.core.workflow import Call, Trace, Workflow
 from hexopt.errors import CalibrationRangeError, CapacityError, PlanError, SimulationStalled
@@ -73,12 +73,16 @@ def wire_us(cluster: Cluster, p: int, d: int, prompt: int) -> int:
     return max(1, math.ceil(size * 1000000 / rate))
 
 
+def iteration_ms(instance: DecodeInstance, batch: int) -> float:
+    """h'(B)"""
+    m = instance.latency
+    return piecewise(m.h_knots, batch, m.extrapolate) + m.o0_ms + m.o1_ms * batch
+
+
 def boundary(instance: DecodeInstance, batch: int, context: int, j: int) -> int:
     """ceil(S(j)): µs from the start of a segment to its boundary j."""
-    m = instance.latency
-    step = piecewise(m.h_knots, batch, m.extrapolate) + m.o0_ms + m.o1_ms * batch
     tokens = j * context + batch * (j * (j - 1) // 2)
-    s = 1000 * (j * step + m.b2_ms * tokens)
+    s = 1000 * (j * iteration_ms(instance, batch) + instance.latency.b2_ms * tokens)
     if j == 1 and s < 1:
         raise CalibrationRangeError(f"instance '{instance.name}': an iteration of {s} us, 1 is the least, mend h_knots")
     return math.ceil(s)
@@ -105,6 +109,9 @@ class ReferenceLatency:
 
     def wire_us(self, prefill: int, decode: int, prompt_tokens: int) -> int:
         return wire_us(self.cluster, prefill, decode, prompt_tokens)
+
+    def iteration_ms(self, decode: int, batch: int) -> float:
+        return iteration_ms(self.cluster.decode[decode], batch)
 
     def decode_us(self, decode: int, batch: int, context_tokens: int, iterations: int) -> int:
         return boundary(self.cluster.decode[decode], batch, context_tokens, iterations) if iterations > 0 else 0
@@ -216,9 +223,9 @@ class Run:
 
     def __init__(self, trace: Trace, cluster: Cluster, policy: Any, predictor: Any, seed: int) -> None:
         self.trace, self.cluster, self.policy, self.predictor = trace, cluster, policy, predictor
-        self.plan_latency = getattr(policy, "plan_latency_us", BasePolicy.plan_latency_us)
-        self.subscribed = frozenset(getattr(policy, "triggers", BasePolicy.triggers))
-        self.fallback = getattr(policy, "fallback", BasePolicy.fallback)
+        self.plan_latency = getattr(policy, "plan_latency_us", 0)
+        self.subscribed = frozenset(getattr(policy, "triggers", Trigger))
+        self.fallback = getattr(policy, "fallback", None)
         self.now = 0
         self.calls = [self._call(w, c) for w, flow in enumerate(trace.workflows) for c in range(len(flow.calls))]
         self.by_key: list[RefCall] = []  # revealed calls, in order of revealing
@@ -231,11 +238,10 @@ class Run:
         self.wakes: list[int] = []
         self.decision_rows: list[Row] = []
         latency = ReferenceLatency(cluster)
-        streams = np.random.SeedSequence(seed).spawn(3)
-        policy.reset(cluster, latency, np.random.default_rng(streams[0]))
+        policy.reset(cluster, latency, stream(seed, "policy"))
         if self.fallback is not None:
-            self.fallback.reset(cluster, latency, np.random.default_rng(streams[1]))
-        predictor.reset(trace, np.random.default_rng(streams[2]))
+            self.fallback.reset(cluster, latency, stream(seed, "fallback"))
+        predictor.reset(trace, stream(seed, "predictor"))
 
     def _call(self, w: int, c: int) -> RefCall:
         spec = self.trace.workflows[w].calls[c]
@@ -557,16 +563,13 @@ class Run:
             pool=[view_of(call) for call in pool],
         )
 
-    def _past(self, instant: int | None) -> int | None:
-        """An instant, or None where it is still to come: a booked transfer is nothing that happened."""
-        return instant if instant is not None and instant <= self.now else None
-
     def _update_call_view(self, call: RefCall) -> None:
         def shown(value: int | None) -> int:
             return -1 if value is None else value
 
         view = view_of(call)
         assert call.state is not None
+        # The instants of a transfer are booked at admission and show from then on, be they still to come.
         view.state = call.state
         view.prefill = shown(call.prefill)
         view.decode = shown(call.decode)
@@ -574,8 +577,8 @@ class Run:
         view.prefill_start_us = shown(call.prefill_start)
         view.prefill_end_us = shown(call.prefill_end)
         view.admit_us = shown(call.admit)
-        view.transfer_start_us = shown(self._past(call.transfer_start))
-        view.transfer_end_us = shown(self._past(call.transfer_end))
+        view.transfer_start_us = shown(call.transfer_start)
+        view.transfer_end_us = shown(call.transfer_end)
         view.join_us = shown(call.join)
         view.joined_iteration = shown(call.joined_iteration)
         view.complete_us = shown(call.complete)
@@ -631,6 +634,10 @@ class Run:
             decisions=self.decision_rows,
         )
 
+    def _past(self, instant: int | None) -> int | None:
+        """An instant, or None where it is still to come: at a stop, a booked transfer is nothing that happened."""
+        return instant if instant is not None and instant <= self.now else None
+
     def _call_row(self, call: RefCall) -> Row:
         return {
             "workflow_id": self.trace.workflows[call.w].workflow_id,
@@ -647,7 +654,7 @@ class Run:
             "transfer_end_us": self._past(call.transfer_end),
             "join_us": call.join,
             "complete_us": call.complete,
-            "decode_iterations": call.spec.output_tokens - 1,
+            "decode_iterations": None if call.complete is None else call.spec.output_tokens - 1,
         }
 
     def _workflow_row(self, w: int) -> Row:
@@ -663,7 +670,7 @@ class Run:
             "complete_us": complete,
             "latency_us": latency,
             "standalone_us": standalone,
-            "ratio": None if latency is None else latency / standalone,
+            "ratio": math.inf if latency is None else latency / standalone,
         }
 
     def _prefill_row(self, p: RefPrefill) -> Row:

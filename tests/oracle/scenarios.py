@@ -87,7 +87,7 @@ class OraclePredictor:
 
 CALL_FIELDS = (
     "call_id", "ready_us", "prompt_tokens", "cached_prefix_tokens", "predicted_output_tokens", "kv_blocks", "prefill",
-    "decode", "priority", "prefill_start_us", "prefill_end_us", "admit_us", "join_us", "joined_iteration",
+    "decode", "priority", "prefill_start_us", "prefill_end_us", "admit_us", "transfer_start_us", "transfer_end_us", "join_us", "joined_iteration",
     "complete_us", "output_tokens",
 )  # fmt: skip
 PREFILL_FIELDS = (
@@ -109,17 +109,13 @@ def _names(calls: Mapping[int, CallView]) -> list[tuple[int, int]]:
     return sorted(_name(call) for call in calls.values())
 
 
-def _call_snapshot(call: CallView, now: int) -> dict[str, Any]:
+def _call_snapshot(call: CallView) -> dict[str, Any]:
     shot: dict[str, Any] = {name: getattr(call, name) for name in CALL_FIELDS}
     shot["state"] = int(call.state)
     shot["prefill_candidates"] = list(call.prefill_candidates)
     shot["decode_candidates"] = list(call.decode_candidates)
     shot["parents"] = [_name(parent) for parent in call.parents]
     shot["workflow"] = (call.workflow.workflow_id, call.workflow.app, call.workflow.arrival_us)
-    # The page does not say whether a booked but future transfer shows; once it lies in the past it must.
-    for name in ("transfer_start_us", "transfer_end_us"):
-        instant = getattr(call, name)
-        shot[name] = instant if 0 <= instant <= now else -1
     return shot
 
 
@@ -156,7 +152,7 @@ def snapshot(view: View, latency: Any, nic: bool) -> dict[str, Any]:
         "prefill": [_prefill_snapshot(p, view.now_us, nic) for p in view.prefill],
         "decode": [_decode_snapshot(d, view.now_us, nic, latency) for d in view.decode],
         "calls": {
-            _name(call): _call_snapshot(call, view.now_us)
+            _name(call): _call_snapshot(call)
             for _, flow in sorted(workflows.items())
             for call in sorted(flow.calls, key=_name)
         },

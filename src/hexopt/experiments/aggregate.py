@@ -80,6 +80,8 @@ def runs_table(grid: Grid, folder: Path, failures: Mapping[str, str]) -> pd.Data
         }
         if spec.key not in failures:
             summary = json.loads((folder / "runs" / spec.key / "summary.json").read_text(encoding="utf-8"))
+            # JSON has no infinity: a ratio that is not there is one of a workflow that did not finish.
+            summary |= {k: math.inf for k in ("req95", "req99", "req_max") if k in summary and summary[k] is None}
             row |= {k: v for k, v in summary.items() if k not in row and isinstance(v, bool | int | float | None)}
         rows.append(row)
     return pd.DataFrame(rows)

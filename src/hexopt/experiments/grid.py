@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,9 @@ from hexopt.core.cluster import Cluster
 from hexopt.core.workflow import Trace
 from hexopt.errors import ConfigError
 from hexopt.experiments.config import ExperimentConfig, PolicyEntry
+from hexopt.sim.engine import Simulation
+from hexopt.sim.predictors import make_predictor
+from hexopt.traces import apply_arrivals, apply_delays, require_known
 
 FILE_OPTIONS = frozenset({("replay", "decisions")})
 """Policy options that name a file: its path is relative to the experiment file, its contents are part of the key."""
@@ -61,11 +65,11 @@ def make_grid(config: ExperimentConfig) -> Grid:
     HexoptError
         A trace, cluster, policy, option or rule is not usable: found here, before any run has cost time.
     """
-    trace, trace_sha256 = load_experiment_trace(config)
+    trace = load_experiment_trace(config)
+    trace_sha256 = str(trace.provenance["sha256"])
     clusters = _clusters(config)
     policies = [(entry, _options(config, entry)) for entry in config.policies]
-    for entry, options in policies:
-        hexopt.make_policy(entry.name, **options)
+    _rehearse(config, trace, clusters, policies)
     runs = []
     for source, cluster in clusters:
         for entry, options in policies:
@@ -99,18 +103,36 @@ def make_grid(config: ExperimentConfig) -> Grid:
     return Grid(config, tuple(runs), trace_sha256, len(trace), trace.call_count)
 
 
-def load_experiment_trace(config: ExperimentConfig) -> tuple[Trace, str]:
-    """Return the experiment's trace, cut to its ``workflows``, and the SHA-256 of its file."""
-    path = config.resolve(config.trace)
-    trace, digest = _load_trace(str(path), config.skip_invalid)
-    return (trace if config.workflows is None else trace.head(config.workflows)), digest
+def _rehearse(
+    config: ExperimentConfig,
+    trace: Trace,
+    clusters: Sequence[tuple[str, Cluster]],
+    policies: Sequence[tuple[PolicyEntry, dict[str, Any]]],
+) -> None:
+    """Set up one simulation per cluster and policy without running it, to find bad input before it costs time."""
+    seed = config.seeds[0]
+    if config.arrivals is not None:
+        trace = apply_arrivals(trace, config.arrivals, seed)
+    if config.delays is not None:
+        trace = apply_delays(trace, config.delays, seed)
+    require_known(trace)
+    predictor = make_predictor(config.predictor)
+    for _, cluster in clusters:
+        for entry, options in policies:
+            policy = hexopt.make_policy(entry.name, **options)
+            Simulation(trace, cluster, policy, predictor, seed=seed, stop_us=config.stop_us)
+
+
+def load_experiment_trace(config: ExperimentConfig) -> Trace:
+    """Return the experiment's trace, cut to its ``workflows``."""
+    trace = _load_trace(str(config.resolve(config.trace)), config.skip_invalid)
+    return trace if config.workflows is None else trace.head(config.workflows)
 
 
 @lru_cache(maxsize=4)
-def _load_trace(path: str, skip_invalid: bool) -> tuple[Trace, str]:
+def _load_trace(path: str, skip_invalid: bool) -> Trace:
     # Cached because a worker process carries out many runs of one trace.
-    trace = hexopt.load_trace(path, skip_invalid=skip_invalid)
-    return trace, hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return hexopt.load_trace(path, skip_invalid=skip_invalid)
 
 
 def cluster_source(config: ExperimentConfig, name: str) -> str:

@@ -18,7 +18,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import hexopt
 from hexopt.core.protocols import Policy
@@ -26,10 +25,13 @@ from hexopt.errors import ConfigError, HexoptError, OutputError
 from hexopt.experiments.aggregate import write_tables
 from hexopt.experiments.config import ExperimentConfig
 from hexopt.experiments.grid import Grid, RunSpec, load_experiment_trace, make_grid
+from hexopt.sim.result import RunResult
 
 SUMMARY = "summary.json"
 TIMING = "timing.json"
 _PARTIAL = ".partial-"
+_BULKY = ("calls.csv", "decisions.csv", "trace.jsonl.gz")
+"""What ``keep = "tables"`` leaves out of a run's folder."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def _sigint_held_back() -> Generator[None]:
 def _carry_out_one(config: ExperimentConfig, spec: RunSpec, runs: Path) -> _Ending:
     """Simulate one run and write its folder; errors are returned, so that one bad run does not stop the others."""
     try:
-        trace, _ = load_experiment_trace(config)
+        trace = load_experiment_trace(config)
         cluster = hexopt.load_cluster(spec.cluster_source)
         policy: Policy = hexopt.make_policy(spec.policy_name, **dict(spec.options))
         wall, cpu = time.perf_counter(), time.process_time()
@@ -193,7 +195,7 @@ def _carry_out_one(config: ExperimentConfig, spec: RunSpec, runs: Path) -> _Endi
             delays=config.delays,
             stop_us=config.stop_us,
         )
-        summary = dict(result.summary)
+        result.summary  # noqa: B018 - standalone latencies belong to the run's cost, and may fail like it
         timing = {"run_wall_s": time.perf_counter() - wall, "run_cpu_s": time.process_time() - cpu}
     except HexoptError as error:
         return _Ending(spec.key, str(error))
@@ -203,35 +205,28 @@ def _carry_out_one(config: ExperimentConfig, spec: RunSpec, runs: Path) -> _Endi
     final = runs / spec.key
     try:
         partial.mkdir()
-        _write_run(partial, result, summary, timing, config.output.keep)
+        _write_run(partial, result, timing, config.output.keep)
         if final.exists():  # a damaged one, see is_finished
             shutil.rmtree(final)
         partial.rename(final)
-    except (OSError, OutputError) as error:
-        return _Ending(spec.key, f"{final}: {error}, results cannot be kept, free the disk or use --out", fatal=True)
+    except OutputError as error:
+        return _Ending(spec.key, str(error), fatal=True)
+    except OSError as error:
+        what = error.strerror or error
+        return _Ending(spec.key, f"{final}: {what}, results cannot be kept, free the disk or use --out", fatal=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return _Ending(spec.key)
 
 
-def _write_run(folder: Path, result: Any, summary: dict[str, Any], timing: dict[str, Any], keep: str) -> None:
-    if keep == "all":
-        result.save(folder)
-    else:
-        result.workflows.to_csv(folder / "workflows.csv", index=False)
-        result.instances.to_csv(folder / "instances.csv", index=False)
+def _write_run(folder: Path, result: RunResult, timing: dict[str, float], keep: str) -> None:
+    result.save(folder)
+    if keep == "tables":
+        for name in _BULKY:
+            (folder / name).unlink()
     # Wall-clock figures stand apart, so that everything else can be compared byte by byte.
-    timing |= {key: summary.pop(key) for key in list(summary) if key in WALL_CLOCK}
-    _write_json(folder / SUMMARY, summary)
-    _write_json(folder / TIMING, timing)
-
-
-WALL_CLOCK = ("plan_ms_mean", "plan_ms_max", "plan_ms_p99", "plan_ms_total")
-"""Entries of a run's summary that the machine decides, not the inputs."""
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    timing = json.loads((folder / TIMING).read_text(encoding="utf-8")) | timing
+    (folder / TIMING).write_text(json.dumps(timing, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_writable(folder: Path) -> None:

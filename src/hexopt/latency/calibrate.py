@@ -52,6 +52,9 @@ COLUMNS = (
 )
 """Columns of a profile table."""
 
+HELD_OUT = "rows off the grid of powers of two"
+"""Which rows a fit does not see."""
+
 _SMALLEST_SHARE = 1e-3
 """A column of the design that the others explain up to this share of its length cannot be told from them."""
 
@@ -179,8 +182,8 @@ def fit(rows: Iterable[Row], who: str = "profile table", kv_tokens: int | None =
     """Fit both phases of one configuration.
 
     Rows with a cached prefix, with more than :data:`MAX_TOKENS` tokens per call, below the first knot of g or beyond
-    the last knot of h are left out. Of the rest those off the grid of powers of two are held out, and the errors are
-    those on them; if none is off the grid, every fourth row is held out.
+    the last knot of h are left out. The rest is fitted where batch size and tokens are powers of two; the errors are
+    those on the rows between, which the fit has not seen and which lie farthest from the knots.
 
     Parameters
     ----------
@@ -194,7 +197,7 @@ def fit(rows: Iterable[Row], who: str = "profile table", kv_tokens: int | None =
     Raises
     ------
     ClusterError
-        If the rows do not identify a coefficient.
+        If the rows do not identify a coefficient, or none is left to take the errors on.
     """
     everything = sorted(r for r in rows if kv_tokens is None or r.batch * (r.prefix + r.tokens) <= kv_tokens)
     prefill = [
@@ -203,8 +206,8 @@ def fit(rows: Iterable[Row], who: str = "profile table", kv_tokens: int | None =
         if r.phase == "prefill" and r.prefix == 0 and r.tokens <= MAX_TOKENS and r.batch * r.tokens >= G_KNOTS[0]
     ]
     decode = [r for r in everything if r.phase == "decode" and r.tokens <= MAX_TOKENS and r.batch <= H_KNOTS[-1]]
-    prefill_train, prefill_test, prefill_rule = _split(prefill)
-    decode_train, decode_test, decode_rule = _split(decode)
+    prefill_train, prefill_test = _split(f"{who}: prefill", prefill)
+    decode_train, decode_test = _split(f"{who}: decode", decode)
     prefill_fit = fit_prefill(prefill_train, who)
     decode_fit = fit_decode(decode_train, who)
     return Fit(
@@ -213,7 +216,7 @@ def fit(rows: Iterable[Row], who: str = "profile table", kv_tokens: int | None =
         prefill_errors=errors_of(prefill_test, lambda r: prefill_ms(prefill_fit, r)),
         decode_errors=errors_of(decode_test, lambda r: decode_ms(decode_fit, r)),
         decode_sum_largest=_largest_sum_error(decode, decode_fit),
-        held_out=prefill_rule if prefill_rule == decode_rule else f"prefill: {prefill_rule}; decode: {decode_rule}",
+        held_out=HELD_OUT,
     )
 
 
@@ -349,12 +352,13 @@ def _fit(
     if len(rows) <= len(names):
         raise ClusterError(
             f"{who}: {len(rows)} usable rows found, {len(names)} coefficients need more rows than that, "
-            "measure more batch sizes and token counts"
+            "measure more batch sizes and token counts that are powers of two"
         )
     weight = 1.0 / np.array([r.latency_ms for r in rows])
     # hat functions say which knot the data are silent about ...
     hats = np.column_stack([np.interp(x, knots, np.eye(len(knots))[i]) for i in range(len(knots))])
-    _check_identified(who, np.column_stack([hats, extra]) * weight[:, None], names)
+    # (first the slopes: when they are not identified, the curve often is not either, and the slope is the cause)
+    _check_identified(who, np.column_stack([extra, hats]) * weight[:, None], (*extra_names, *names[: len(knots)]))
     # ... and rises, the sums of the hats from a knot on, make the curve monotone by their sign
     rises = np.cumsum(hats[:, ::-1], axis=1)[:, ::-1]
     design = np.column_stack([rises, extra]) * weight[:, None]
@@ -380,12 +384,15 @@ def _check_identified(who: str, design: Array, names: tuple[str, ...]) -> None:
             )
 
 
-def _split(rows: Sequence[Row]) -> tuple[list[Row], list[Row], str]:
+def _split(who: str, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    on_grid = [r for r in rows if r.batch & (r.batch - 1) == 0 and r.tokens & (r.tokens - 1) == 0]
     off_grid = [r for r in rows if r.batch & (r.batch - 1) or r.tokens & (r.tokens - 1)]
-    if off_grid and len(off_grid) < len(rows):
-        held_out = set(off_grid)
-        return [r for r in rows if r not in held_out], off_grid, "rows off the grid of powers of two"
-    return [r for i, r in enumerate(rows) if i % 4 != 2], list(rows[2::4]), "every fourth row"
+    if rows and not off_grid:
+        raise ClusterError(
+            f"{who}: all {len(rows)} usable rows have batch sizes and token counts that are powers of two, the error "
+            "of a fit is taken on rows between them, measure some, such as 3 calls or 384 tokens"
+        )
+    return on_grid, off_grid
 
 
 def _largest_sum_error(rows: Sequence[Row], latency: DecodeLatency) -> float:

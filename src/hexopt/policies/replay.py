@@ -70,9 +70,10 @@ class Replay(BasePolicy):
             at_us, workflow_id, call_id, p, d, priority = self._rows[self._next]
             key = self._keys.get((workflow_id, call_id))
             if key is None or at_us < now:
+                why = "the call is not ready then" if key is None else "no call at all is ready then"
                 raise PlanError(
                     f"policy 'replay': row {self._next + 1} decides at {at_us} µs about call "
-                    f"'{workflow_id}/{call_id}', which {'is not ready then' if key is None else 'lies before any call was ready'}, "
+                    f"'{workflow_id}/{call_id}', {why}, "
                     "replay a table on the trace and cluster it was made with"
                 )
             # A later row of the same instant overrules an earlier one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -138,9 +139,10 @@ def _led(table: pd.DataFrame, cluster: Any, policy: Any, seed: Any) -> pd.DataFr
 
 def _load_run(folder: Path) -> Results:
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    for name in ("timing.json", "planning.json"):  # wall-clock figures stand in a file of their own
-        if (folder / name).is_file():
-            summary |= json.loads((folder / name).read_text(encoding="utf-8"))
+    if (folder / "timing.json").is_file():  # wall-clock figures stand apart
+        summary |= json.loads((folder / "timing.json").read_text(encoding="utf-8"))
+    # JSON has no infinity: a ratio that is not there is one of a workflow that did not finish.
+    summary |= {k: math.inf for k in ("req95", "req99", "req_max") if summary.get(k) is None}
     names = (str(summary["cluster"]), str(summary["policy"]), int(summary["seed"]))
     row = {k: v for k, v in summary.items() if isinstance(v, bool | int | float | str)}
     runs = pd.DataFrame([row | dict(zip(RUN, names, strict=True))])

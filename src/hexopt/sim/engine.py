@@ -143,8 +143,8 @@ class Simulation:
                 ):
                     if tokens > room * self.cluster.block_tokens:
                         raise CapacityError(
-                            f"call '{w.workflow_id}/{c.call_id}': it needs {blocks(tokens)} KV blocks for {tokens} tokens, "
-                            f"the largest {role} instance of cluster '{self.cluster.name}' holds {room} blocks, "
+                            f"call '{w.workflow_id}/{c.call_id}': it needs {blocks(tokens)} KV blocks "
+                            f"for {tokens} tokens, the largest {role} instance of cluster '{self.cluster.name}' holds {room} blocks, "
                             "raise kv_tokens or drop the workflow from the trace"
                         )
 

@@ -109,7 +109,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
         The line is no UTF-8, no JSON (``NaN`` and ``Infinity`` are not), repeats a key, or is no object.
     """
     try:
-        text = line.decode()
+        text = line.decode().rstrip()
     except UnicodeDecodeError as error:
         raise LineError(
             f"byte {error.start + 1}: 0x{line[error.start]:02x} found, a trace is UTF-8 text, save the file as UTF-8"
@@ -122,7 +122,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
             record = json.loads(text, parse_float=_extreme, parse_constant=_constant, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise LineError(
-            f"column {error.colno}: broken JSON found ({error.msg[:1].lower() + error.msg[1:]}), "
+            f"column {error.pos + 1}: broken JSON found ({error.msg[:1].lower() + error.msg[1:]}), "
             f"a line is one JSON object, {FIX}"
         ) from None
     except RecursionError:
