@@ -144,8 +144,8 @@ class Simulation:
                     if tokens > room * self.cluster.block_tokens:
                         raise CapacityError(
                             f"call '{w.workflow_id}/{c.call_id}': it needs {blocks(tokens)} KV blocks "
-                            f"for {tokens} tokens, the largest {role} instance of cluster '{self.cluster.name}' holds {room} blocks, "
-                            "raise kv_tokens or drop the workflow from the trace"
+                            f"for {tokens} tokens, the largest {role} instance of cluster "
+                            f"'{self.cluster.name}' holds {room} blocks, raise kv_tokens or drop the workflow from the trace"
                         )
 
     def _plan_roots(self) -> list[tuple[int, int, int]]:
