@@ -145,7 +145,7 @@ class Simulation:
                         raise CapacityError(
                             f"call '{w.workflow_id}/{c.call_id}': it needs {blocks(tokens)} KV blocks "
                             f"for {tokens} tokens, the largest {role} instance of cluster "
-                            f"'{self.cluster.name}' holds {room} blocks, raise kv_tokens or drop the workflow from the trace"
+                            f"'{self.cluster.name}' holds {room} blocks, raise kv_tokens or drop the workflow"
                         )
 
     def _plan_roots(self) -> list[tuple[int, int, int]]:
