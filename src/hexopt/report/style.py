@@ -71,7 +71,7 @@ def policy_colours(policies: Sequence[str]) -> dict[str, str]:
 
 def policy_dashes(policies: Sequence[str]) -> dict[str, Any]:
     """Return a line style per policy label."""
-    return {policy: DASHES[i % len(DASHES)] for i, policy in enumerate(policies[:-1])} | {p: "-" for p in policies[-1:]}
+    return {policy: DASHES[i % len(DASHES)] for i, policy in enumerate(policies[:-1])} | dict.fromkeys(policies[-1:], "-")
 
 
 @contextmanager

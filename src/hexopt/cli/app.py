@@ -1,0 +1,285 @@
+"""The commands and their options; what each does is in a module of its own, imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import hexopt
+
+UsageError: Any = typer.BadParameter.__base__
+"""The base of all complaints about arguments, wherever the installed typer keeps it."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C on its way past typer, which would turn it into a bare exit status and lose its message."""
+
+
+class _Group(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(*interrupt.args) from None
+
+
+class _App(typer.Typer):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except Interrupted as interrupted:
+            raise KeyboardInterrupt(*interrupted.args) from None
+
+
+_LOOK: dict[str, Any] = {
+    "invoke_without_command": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": "rich",
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = _App(cls=_Group, **_LOOK)
+trace_app = typer.Typer(**_LOOK)
+cluster_app = typer.Typer(**_LOOK)
+app.add_typer(trace_app, name="trace")
+app.add_typer(cluster_app, name="cluster")
+
+
+def _help_if_bare(ctx: typer.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        text = ctx.get_help()  # with rich, typer prints it itself and returns nothing
+        if text:
+            typer.echo(text)
+        raise typer.Exit(0)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"hexopt {hexopt.__version__}")
+        raise typer.Exit(0)
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Schedule agentic LLM workflows on prefill-decode clusters: simulate, compare, plot.
+
+    Example:
+
+    hexopt simulate --trace traces/samples/bfcl_multi_turn.jsonl \\
+      --cluster hetero-1-llama --policy hexagent \\
+      --arrivals poisson:40 --delays zero
+    """
+    _help_if_bare(ctx)
+
+
+@trace_app.callback()
+def trace(ctx: typer.Context) -> None:
+    """Look at trace files, or check them.
+
+    Example:
+
+    hexopt trace info traces/samples/bfcl_multi_turn.jsonl
+    """
+    _help_if_bare(ctx)
+
+
+@cluster_app.callback()
+def cluster(ctx: typer.Context) -> None:
+    """Look at clusters, shipped or your own, or check them.
+
+    Example:
+
+    hexopt cluster show hetero-1-llama
+    """
+    _help_if_bare(ctx)
+
+
+@app.command("run")
+def run_command(
+    experiment: Annotated[Path, typer.Argument(help="Experiment file (TOML).", metavar="EXPERIMENT.toml")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; else the experiment's own.", metavar="DIR")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Worker processes; else one per CPU core.", metavar="N", min=1)
+    ] = None,
+) -> None:
+    """Carry out an experiment: all its runs, a table, figures.
+
+    Finished runs are kept whatever happens; the same command goes on where it was stopped.
+
+    Example:
+
+    hexopt run experiments/quickstart.toml --jobs 2
+    """
+    from hexopt.cli.run import run_and_report
+
+    raise typer.Exit(run_and_report(experiment, out, jobs))
+
+
+@app.command("simulate")
+def simulate_command(
+    trace: Annotated[Path, typer.Option(help="Trace file (.jsonl or .jsonl.gz).", metavar="FILE")],
+    cluster: Annotated[str, typer.Option(help="Shipped cluster, or a cluster file.", metavar="NAME|FILE")],
+    policy: Annotated[str, typer.Option(help="Policy; hexopt policies lists them.", metavar="NAME")],
+    policy_option: Annotated[
+        list[str] | None, typer.Option(help="Option of the policy; may be repeated.", metavar="NAME=VALUE")
+    ] = None,
+    predictor: Annotated[
+        str, typer.Option(help="Output lengths as the policy sees them.", metavar="RULE")
+    ] = "app-mean",
+    seed: Annotated[int, typer.Option(help="Seed of every random stream.", metavar="N", min=0)] = 0,
+    arrivals: Annotated[str | None, typer.Option(help="Arrival rule, such as poisson:40.", metavar="RULE")] = None,
+    delays: Annotated[
+        str | None, typer.Option(help="Rule for unknown tool delays, such as zero.", metavar="RULE")
+    ] = None,
+    stop: Annotated[
+        float | None, typer.Option(help="End the simulation after so many seconds.", metavar="SECONDS")
+    ] = None,
+    workflows: Annotated[int | None, typer.Option(help="Only the first N workflows.", metavar="N", min=1)] = None,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave invalid workflows of the trace out.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables of the run.", metavar="DIR")] = None,
+) -> None:
+    """Simulate one run and show its key figures.
+
+    Example:
+
+    hexopt simulate --trace traces/samples/bfcl_multi_turn.jsonl \\
+      --cluster hetero-1-llama --policy hexagent \\
+      --policy-option plan_latency_us=0 --arrivals poisson:40 \\
+      --delays zero --workflows 50 --out results/one
+    """
+    from hexopt.cli.simulate import simulate_and_show
+
+    simulate_and_show(
+        trace,
+        cluster,
+        policy,
+        policy_option or [],
+        predictor=predictor,
+        seed=seed,
+        arrivals=arrivals,
+        delays=delays,
+        stop_s=stop,
+        workflows=workflows,
+        skip_invalid=skip_invalid,
+        out=out,
+    )
+
+
+@app.command("policies")
+def policies_command(
+    name: Annotated[str | None, typer.Argument(help="Show one policy and explain its options.", metavar="NAME")] = None,
+) -> None:
+    """List the policies and their options.
+
+    Example:
+
+    hexopt policies hexagent
+    """
+    from hexopt.cli.look import show_policies
+
+    show_policies(name)
+
+
+@app.command("plot")
+def plot_command(
+    folder: Annotated[Path, typer.Argument(help="Folder that run or simulate --out wrote.", metavar="DIR")],
+    format: Annotated[
+        list[str] | None, typer.Option(help="png or svg; may be repeated; both if absent.", metavar="FORMAT")
+    ] = None,
+) -> None:
+    """Draw the figures of a result folder into its folder figures/.
+
+    Example:
+
+    hexopt plot results/one
+    """
+    from hexopt.cli.plot import plot_folder
+
+    plot_folder(folder, format or ["png", "svg"])
+
+
+@trace_app.command("info")
+def trace_info_command(
+    file: Annotated[Path, typer.Argument(help="Trace file (.jsonl or .jsonl.gz).", metavar="FILE")],
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave invalid workflows out.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what is in a trace: sizes, shapes, applications, what is unknown.
+
+    Example:
+
+    hexopt trace info traces/samples/bfcl_multi_turn.jsonl
+    """
+    from hexopt.cli.look import show_trace
+
+    show_trace(file, skip_invalid, json)
+
+
+@trace_app.command("check")
+def trace_check_command(
+    file: Annotated[Path, typer.Argument(help="Trace file (.jsonl or .jsonl.gz).", metavar="FILE")],
+) -> None:
+    """Check a trace and list everything that is wrong with it; exit status 2 if anything is.
+
+    Example:
+
+    hexopt trace check traces/samples/bfcl_multi_turn.jsonl
+    """
+    from hexopt.cli.look import check_trace
+
+    raise typer.Exit(check_trace(file))
+
+
+@cluster_app.command("list")
+def cluster_list_command() -> None:
+    """List the shipped clusters.
+
+    Example:
+
+    hexopt cluster list
+    """
+    from hexopt.cli.look import list_clusters
+
+    list_clusters()
+
+
+@cluster_app.command("show")
+def cluster_show_command(
+    name: Annotated[str, typer.Argument(help="Shipped cluster, or a cluster file.", metavar="NAME|FILE")],
+) -> None:
+    """Show a cluster's instances, with times that tell them apart.
+
+    Example:
+
+    hexopt cluster show hetero-1-llama
+    """
+    from hexopt.cli.look import show_cluster
+
+    show_cluster(name)
+
+
+@cluster_app.command("check")
+def cluster_check_command(
+    file: Annotated[Path, typer.Argument(help="Cluster file (TOML).", metavar="FILE")],
+) -> None:
+    """Check a cluster file; exit status 2 if it is not usable.
+
+    Example:
+
+    hexopt cluster check src/hexopt/clusters/shipped/tiny.toml
+    """
+    from hexopt.cli.look import check_cluster
+
+    check_cluster(file)

@@ -1,0 +1,48 @@
+"""``hexopt run``: carry out an experiment, then report on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hexopt.cli.console import line, note, progress, stdout
+
+
+def run_and_report(experiment: Path, out: Path | None, jobs: int | None) -> int:
+    """Run what has no result yet, print the table, write the figures; return 1 if a run failed, else 0."""
+    from hexopt.experiments import Progress, load_config, run_experiment
+
+    config = load_config(experiment)
+    with progress(config.name, "runs") as show:
+
+        def on_progress(state: Progress) -> None:
+            remark = f"{state.failed} failed, " if state.failed else ""
+            show(state.done, state.total, remark + (state.title or f"{state.reused} reused"))
+
+        outcome = run_experiment(config, out, jobs, on_progress)
+
+    if len({spec.key for spec, _ in outcome.failures}) < len({spec.key for spec in outcome.grid.runs}):
+        report(outcome.folder, list(config.output.formats))
+    total = len(outcome.grid.runs)
+    if outcome.reused:
+        line(f"{outcome.reused} of {total} runs were there already and are reused")
+    line(f"tables and figures: {outcome.folder}")
+    for spec, error in outcome.failures:
+        note(f"error: run failed: {spec.title}: {' '.join(error.split())}")
+    if outcome.failures:
+        note(f"error: {len(outcome.failures)} of {total} runs failed, the rest are kept; see {outcome.folder}/runs.csv")
+    return 1 if outcome.failures else 0
+
+
+def report(folder: Path, formats: list[str]) -> None:
+    """Print the comparison of a result folder and write it, with the figures, into the folder."""
+    from hexopt.report.data import load_results
+    from hexopt.report.figures import write_figures
+    from hexopt.report.tables import comparison_lines, summary_markdown, summary_table
+
+    data = load_results(folder)
+    stdout().print(summary_table(data))
+    for text in comparison_lines(data):
+        line(text)
+    line("")
+    (folder / "summary.md").write_text(summary_markdown(data), encoding="utf-8")
+    write_figures(data, folder / "figures", formats)

@@ -1,0 +1,126 @@
+"""``hexopt simulate``: one run, its key figures, and on demand its tables."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hexopt
+from hexopt.cli.console import line, note, progress, stdout
+from hexopt.errors import ConfigError, OutputError
+
+
+def simulate_and_show(
+    trace_path: Path,
+    cluster_name: str,
+    policy_name: str,
+    policy_options: Sequence[str],
+    *,
+    predictor: str,
+    seed: int,
+    arrivals: str | None,
+    delays: str | None,
+    stop_s: float | None,
+    workflows: int | None,
+    skip_invalid: bool,
+    out: Path | None,
+) -> None:
+    """Check all arguments, simulate, print the summary, save the tables."""
+    stop_us = _stop_us(stop_s)
+    policy = hexopt.make_policy(policy_name, **parse_options(policy_options))
+    cluster = hexopt.load_cluster(cluster_name)
+    trace = hexopt.load_trace(trace_path, skip_invalid=skip_invalid)
+    if skipped := trace.provenance.get("skipped"):
+        note(f"{trace_path}: {skipped} invalid workflows left out, hexopt trace check lists them")
+    if workflows is not None:
+        trace = trace.head(workflows)
+    if out is not None:
+        check_writable(out)
+    with progress(policy_name, "calls") as show:
+        result = hexopt.simulate(
+            trace,
+            cluster,
+            policy,
+            predictor=predictor,
+            seed=seed,
+            arrivals=arrivals,
+            delays=delays,
+            stop_us=stop_us,
+            progress=lambda done, total: show(done, total, ""),
+        )
+    _print_summary(result.summary)
+    if out is not None:
+        result.save(out)
+        line(f"tables: {out}; hexopt plot {out} draws them")
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Return options from ``NAME=VALUE`` texts; a value is an integer, a number, true or false, or else text.
+
+    >>> parse_options(["a=1", "b=0.5", "c=true", "d=zero"])
+    {'a': 1, 'b': 0.5, 'c': True, 'd': 'zero'}
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise ConfigError(f"--policy-option: '{text}' found, an option is written NAME=VALUE, correct it")
+        if name in options:
+            raise ConfigError(f"--policy-option: '{name}' occurs twice, an option has one value, drop one")
+        options[name] = _value(value.strip())
+    return options
+
+
+def _value(text: str) -> bool | int | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _stop_us(stop_s: float | None) -> int | None:
+    if stop_s is None:
+        return None
+    if not math.isfinite(stop_s) or not 0 < stop_s < 9e9:
+        raise ConfigError(f"--stop: {stop_s} found, a finite number of seconds above 0 is needed, correct it")
+    return round(stop_s * 1_000_000)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise :class:`~hexopt.errors.OutputError` now rather than after a long simulation."""
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: {error.strerror or error}, results must be writable, choose another folder with --out"
+        ) from None
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 3, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in summary.items():
+        if isinstance(value, float):
+            shown = "∞" if math.isinf(value) else f"{value:.6g}"
+        elif value is None:
+            shown = "–"
+        elif isinstance(value, bool):
+            shown = "yes" if value else "no"
+        else:
+            shown = str(value)
+        table.add_row(key, shown.replace("[", "\\["))
+    stdout().print(table)
