@@ -78,7 +78,7 @@ def test_exact_data_give_the_coefficients_back() -> None:
 rises = st.floats(0, 20).map(lambda x: round(x, 3))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.floats(1, 50), st.tuples(*[rises] * 4), st.floats(1e-3, 0.5), st.floats(1e-8, 1e-4))
 def test_any_monotone_prefill_is_recovered(first: float, rise: tuple[float, ...], a1: float, a2: float) -> None:
     heights = np.cumsum([first, *rise]).tolist()
@@ -86,7 +86,7 @@ def test_any_monotone_prefill_is_recovered(first: float, rise: tuple[float, ...]
     assert_close(fit_prefill(prefill_rows(truth)), truth, 1e-6)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.floats(1, 50), st.tuples(*[rises] * 8), st.floats(1e-6, 1e-3))
 def test_any_monotone_decode_is_recovered(first: float, rise: tuple[float, ...], b2: float) -> None:
     heights = np.cumsum([first, *rise]).tolist()
@@ -184,7 +184,7 @@ def test_overhead_is_recovered() -> None:
         fit_overhead([10.0, 10.0], [12.0, 13.0], who="ttft")
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_nonnegative_least_squares_meets_the_optimality_conditions(size: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

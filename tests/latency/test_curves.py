@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hexopt.errors import CalibrationRangeError
@@ -82,6 +82,7 @@ def test_iterations_within_by_hand() -> None:
     assert iterations_within(2.0, 0.5, 2, 10, -5) == 0
 
 
+@settings(deadline=None)
 @given(
     h_ms=st.floats(0.001, 100),
     b2_ms=st.one_of(st.just(0.0), st.floats(1e-9, 1e-2)),
@@ -120,6 +121,7 @@ def test_tiny_h_leaves_the_context_term_alone(batch: int, per_call: int, span: i
     assert boundary_us(0.0, 0.001, batch, context, j) <= span < boundary_us(0.0, 0.001, batch, context, j + 1)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2000), st.floats(0.001, 50), st.floats(0, 1e-3), st.integers(1, 64))
 def test_boundaries_are_sums_of_iterations(iterations: int, h_ms: float, b2_ms: float, batch: int) -> None:
     context = 100 * batch
