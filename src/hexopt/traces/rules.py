@@ -94,14 +94,14 @@ def apply_arrivals(trace: Trace, rule: str, seed: int) -> Trace:
     elif name == "burst" and not text:
         us = [0] * count
     elif name == "fixed":
-        (gap,) = _numbers(what, text, ("GAP_S",), zero=("GAP_S",))
+        (gap,) = _numbers(what, "fixed:GAP_S", text, zero="GAP_S")
         step = _us(what, gap)
         us = [i * step for i in range(count)]
     elif name == "poisson":
-        (rate,) = _numbers(what, text, ("RATE",))
+        (rate,) = _numbers(what, "poisson:RATE", text)
         us = _instants(what, rng.standard_exponential(count) / float(rate))
     elif name == "gamma":
-        rate, cv = _numbers(what, text, ("RATE", "cv"))
+        rate, cv = _numbers(what, "gamma:RATE,cv=CV", text)
         shape = 1 / float(cv) ** 2
         us = _instants(what, rng.standard_gamma(shape, count) / (shape * float(rate)))
     else:
@@ -219,28 +219,29 @@ def _unknown_rule(what: str, rule: str, rules: Mapping[str, str]) -> ConfigError
     )
 
 
-def _numbers(what: str, text: str, names: tuple[str, ...], zero: tuple[str, ...] = ()) -> list[Decimal]:
-    """Return the numbers after a rule's colon; a lower-case name is written out, as in ``cv=2``."""
-    form = ",".join(f"{name}=NUMBER" if name.islower() else name for name in names)
+def _numbers(what: str, form: str, text: str, *, zero: str = "") -> list[Decimal]:
+    """Return the numbers that ``text`` has where ``form``, such as ``gamma:RATE,cv=CV``, has names."""
+    slots = form.partition(":")[2].split(",")
     parts = text.split(",")
-    if len(parts) != len(names):
-        raise ConfigError(f"{what}: {show(text)} found after the name, {form} is legal, correct it")
+    if not text or len(parts) != len(slots):
+        raise ConfigError(f"{what}: {show(text)} found after the name, the rule is written {form}, correct it")
     numbers = []
-    for name, part in zip(names, parts, strict=True):
+    for slot, part in zip(slots, parts, strict=True):
+        prefix, equals, name = slot.rpartition("=")
         word = part.strip()
-        if name.islower():
-            prefix, _, word = word.partition("=")
-            if prefix.strip() != name:
-                raise ConfigError(f"{what}: {show(part)} found, {form} is legal, correct it")
+        if equals:
+            found, _, word = (piece.strip() for piece in part.partition("="))
+            if found != prefix:
+                raise ConfigError(f"{what}: {show(part)} found, the rule is written {form}, correct it")
         try:
-            number = Decimal(word.strip())
+            number = Decimal(word)
         except InvalidOperation:
             raise ConfigError(f"{what}: {name} {show(word)} found, {name} is a decimal number, correct it") from None
-        if not (number.is_finite() and (number > 0 or (number == 0 and name in zero))):
-            rule = "a number from 0" if name in zero else "a number above 0"
-            raise ConfigError(f"{what}: {name} {word.strip()} found, {name} is {rule}, correct it")
+        if not (number.is_finite() and (number > 0 or (number == 0 and name == zero))):
+            rule = "a number from 0" if name == zero else "a number above 0"
+            raise ConfigError(f"{what}: {name} {word} found, {name} is {rule}, correct it")
         if number and not -30 <= number.adjusted() <= 30:
-            raise ConfigError(f"{what}: {name} {word.strip()} found, {name} lies in 1e-30..1e30, correct it")
+            raise ConfigError(f"{what}: {name} {word} found, {name} lies in 1e-30..1e30, correct it")
         numbers.append(number)
     return numbers
 
@@ -285,9 +286,9 @@ def _delay_rule(what: str, text: str) -> _Delay:
     if text == "zero":
         return lambda _: 0
     if name == "fixed":
-        return _Fixed(_us(what, _numbers(what, numbers, ("S",), zero=("S",))[0]))
+        return _Fixed(_us(what, _numbers(what, "fixed:S", numbers, zero="S")[0]))
     if name == "lognormal":
-        median, sigma = _numbers(what, numbers, ("MEDIAN_S", "SIGMA"), zero=("SIGMA",))
+        median, sigma = _numbers(what, "lognormal:MEDIAN_S,SIGMA", numbers, zero="SIGMA")
         return _Lognormal(what, float(median), float(sigma))
     raise _unknown_rule(what, text, DELAY_RULES)
 
