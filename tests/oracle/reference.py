@@ -271,9 +271,9 @@ class Run:
             raise SimulationStalled("run: calls are left but no event, every call must be placed, mend the policy")
 
     def _advance(self, instant: int) -> None:
-        for d in self.decodes:
-            if d.batch:
-                d.busy += instant - self.now
+        for instance in (*self.prefills, *self.decodes):
+            if instance.batch:
+                instance.busy += instant - self.now
         self.now = instant
 
     def _future_instants(self) -> list[int]:
@@ -508,9 +508,7 @@ class Run:
                 break
             p.batch.append(call)
         if p.batch:
-            duration = prefill_us(p.spec, [call.spec.prompt_tokens for call in p.batch])
-            p.batch_end = self.now + duration
-            p.busy += duration
+            p.batch_end = self.now + prefill_us(p.spec, [call.spec.prompt_tokens for call in p.batch])
             p.batches += 1
             for call in p.batch:
                 call.state = CallState.PREFILLING
@@ -569,7 +567,7 @@ class Run:
 
         view = view_of(call)
         assert call.state is not None
-        # The instants of a transfer are booked at admission and show from then on, be they still to come.
+        # A transfer's start is booked at admission and shows from then on, be it still to come.
         view.state = call.state
         view.prefill = shown(call.prefill)
         view.decode = shown(call.decode)
@@ -578,7 +576,7 @@ class Run:
         view.prefill_end_us = shown(call.prefill_end)
         view.admit_us = shown(call.admit)
         view.transfer_start_us = shown(call.transfer_start)
-        view.transfer_end_us = shown(call.transfer_end)
+        view.transfer_end_us = call.transfer_end or -1 if call.state > CallState.TRANSFERRING else -1
         view.join_us = shown(call.join)
         view.joined_iteration = shown(call.joined_iteration)
         view.complete_us = shown(call.complete)

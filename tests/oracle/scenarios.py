@@ -87,8 +87,8 @@ class OraclePredictor:
 
 CALL_FIELDS = (
     "call_id", "ready_us", "prompt_tokens", "cached_prefix_tokens", "predicted_output_tokens", "kv_blocks", "prefill",
-    "decode", "priority", "prefill_start_us", "prefill_end_us", "admit_us", "transfer_start_us", "transfer_end_us", "join_us", "joined_iteration",
-    "complete_us", "output_tokens",
+    "decode", "priority", "prefill_start_us", "prefill_end_us", "admit_us", "transfer_start_us", "transfer_end_us",
+    "join_us", "joined_iteration", "complete_us", "output_tokens",
 )  # fmt: skip
 PREFILL_FIELDS = (
     "index", "name", "gpu", "kv_capacity_blocks", "queued_us", "busy_until_us", "outstanding_tokens", "kv_used_blocks",
