@@ -10,19 +10,21 @@ The paper has no public code. Where it is silent, the choice is a parameter, doc
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from hexopt.core.cluster import Cluster
 from hexopt.core.plan import NO_PLAN, Decision, Plan
 from hexopt.core.protocols import BasePolicy, LatencyModel, PlanLatency, Policy
-from hexopt.core.view import CallState, CallView, Trigger, View
+from hexopt.core.view import CallState, CallView, DecodeView, Trigger, View
+from hexopt.policies.compiled import CompiledPlacement, load_kernels
 from hexopt.policies.horizon import Horizon, UnloadedFinish
-from hexopt.policies.projection import Estimator, Projection
+from hexopt.policies.labels import relabel
+from hexopt.policies.projection import Estimator, Pair, Projection
 
-Pair = tuple[int, int, int]
-"""(projected finish, prefill, decode)."""
+_COMPILED_FROM = 6
+"""Waiting calls from which on the compiled loop is faster than the plain one."""
 
 
 class HexAGenT(BasePolicy):
@@ -83,21 +85,26 @@ class HexAGenT(BasePolicy):
         self._horizons: dict[int, Horizon] = {}
         self._finish_us: dict[int, int] = {}
         self._rebind = cluster.binding == "handoff"
+        self._compiled: CompiledPlacement | None = None
+        kernels = load_kernels()
+        if kernels is not None and CompiledPlacement.suits(kernels, self._estimator):
+            self._compiled = CompiledPlacement(kernels, self._estimator)
 
     def plan(self, view: View) -> Plan:
-        """Place and rank the calls that wait for prefill, then rank those that wait for decode."""
+        """Place and rank the calls that wait for prefill, rank those that wait for decode."""
         waiting = list(view.pool)
         if self.replan_queued:
             for p in view.prefill:
                 waiting.extend(p.queue.values())
-        decisions: list[Decision] = []
+        contended = [d for d in view.decode if d.waiting and _contended(d)] if self.decode_priority else []
+        if not waiting and not contended:
+            return NO_PLAN
         self._forget(view)
         round_ = _Round(self, view, waiting)
-        if waiting:
-            round_.plan_prefill(waiting, decisions)
-        if self.decode_priority:
-            round_.plan_decode(decisions)
-        return Plan(decisions) if decisions else NO_PLAN
+        ranked = round_.place(waiting)
+        for d in contended:
+            ranked.extend(round_.rank_decode(d))
+        return _to_plan(ranked)
 
     def _forget(self, view: View) -> None:
         """Drop what is known of calls and workflows that have left."""
@@ -120,6 +127,34 @@ class HexAGenT(BasePolicy):
         return horizon.current_us()
 
 
+class _Ranked(NamedTuple):
+    """Where a call belongs. The lower ``risk`` (minus the projected ratio) goes first, then the older workflow."""
+
+    risk: float
+    call: CallView
+    prefill: int
+    decode: int
+
+
+def _contended(d: DecodeView) -> bool:
+    """Say whether calls wait on this instance for more than the next iteration boundary."""
+    return d.running >= d.max_batch or any(c.state == CallState.ADMISSION for c in d.waiting.values())
+
+
+def _to_plan(ranked: list[_Ranked]) -> Plan:
+    """Give the calls priorities in order of risk and decide about those for which something changes."""
+    if len(ranked) > 1:
+        # Stable: calls of equal risk stay in order of commitment, and so do those a commitment pushed behind.
+        ranked.sort(key=lambda r: r.risk)
+    present = [r.call.priority if r.call.prefill >= 0 else math.nan for r in ranked]
+    labels = relabel(present, [r.call.ready_us for r in ranked])
+    decisions = []
+    for (_, call, p, d), label in zip(ranked, labels, strict=True):
+        if call.prefill != p or call.decode != d or call.priority != label:
+            decisions.append(Decision(call.key, p, d, label))
+    return Plan(decisions)
+
+
 class _Round:
     """One planning round."""
 
@@ -128,25 +163,31 @@ class _Round:
         self._view = view
         self._room_now = policy.kv_room == "now"
         self._until_phase = policy.risk_until == "phase"
-        self._horizon: dict[int, int] = {}
         self._projection = Projection.of(
             policy._estimator, view, policy._finish_us, {c.key: c for c in waiting} if waiting else None
         )
 
     def _ratio(self, call: CallView, finish_us: int) -> float:
-        workflow = call.workflow
-        horizon = self._horizon.get(workflow.index)
-        if horizon is None:
-            horizon = self._horizon[workflow.index] = self._policy.horizon_us(call)
-        return (finish_us - workflow.arrival_us) / horizon
+        return (finish_us - call.workflow.arrival_us) / self._policy.horizon_us(call)
 
-    def plan_prefill(self, waiting: list[CallView], decisions: list[Decision]) -> None:
-        """Commit calls one by one in order of projected ratio, each to its best pair."""
+    def place(self, waiting: list[CallView]) -> list[_Ranked]:
+        """Commit calls one by one in order of projected ratio, each to its best pair.
+
+        A long queue goes to the compiled loop, which does the same.
+        """
+        policy = self._policy
+        if len(waiting) >= _COMPILED_FROM and policy._compiled is not None:
+            horizons = [policy.horizon_us(call) for call in waiting]
+            placed = policy._compiled.place(
+                self._projection, waiting, horizons, policy.small_queue, self._room_now, self._until_phase
+            )
+            if placed is not None:
+                policy._finish_us.update((call.key, finish) for call, finish, _, _, _ in placed)
+                return [_Ranked(risk, call, p, d) for call, _, p, d, risk in placed]
         scored = [(call, pair) for call in waiting if (pair := self._best(call)) is not None]
         if len(scored) <= self._policy.small_queue:
-            self._commit_rescoring(scored, decisions)
-        else:
-            self._commit_in_order(scored, decisions)
+            return self._commit_rescoring(scored)
+        return self._commit_in_order(scored)
 
     def _best(self, call: CallView) -> Pair | None:
         return self._projection.best(call, room_now=self._room_now)
@@ -158,14 +199,14 @@ class _Round:
             finish = self._projection.prefill_free_us[p] + self._policy._latency.prefill_us(p, call.prompt_tokens)
         return -self._ratio(call, finish), call.workflow.index, call.index
 
-    def _commit_rescoring(self, scored: list[tuple[CallView, Pair]], decisions: list[Decision]) -> None:
+    def _commit_rescoring(self, scored: list[tuple[CallView, Pair]]) -> list[_Ranked]:
         # A commitment makes only its own two instances worse, so the best pair of a call that uses neither stands.
         rows = [(self._risk(call, pair), call, pair) for call, pair in scored]
-        last = -math.inf
+        ranked: list[_Ranked] = []
         while rows:
             i = min(range(len(rows)), key=lambda k: rows[k][0])
             risk, call, pair = rows.pop(i)
-            last = self._commit(call, pair, risk[0], last, decisions)
+            self._commit(call, pair, risk[0], ranked)
             p, d = pair[1:]
             kept = []
             for row in rows:
@@ -176,47 +217,38 @@ class _Round:
                     row = (self._risk(row[1], again), row[1], again)
                 kept.append(row)
             rows = kept
+        return ranked
 
-    def _commit_in_order(self, scored: list[tuple[CallView, Pair]], decisions: list[Decision]) -> None:
+    def _commit_in_order(self, scored: list[tuple[CallView, Pair]]) -> list[_Ranked]:
         order = sorted((self._risk(call, pair), k) for k, (call, pair) in enumerate(scored))
-        last = -math.inf
+        ranked: list[_Ranked] = []
         for risk, k in order:
             call = scored[k][0]
             pair = self._best(call)
             if pair is not None:
-                last = self._commit(call, pair, risk[0], last, decisions)
+                self._commit(call, pair, risk[0], ranked)
+        return ranked
 
-    def _commit(self, call: CallView, pair: Pair, risk: float, last: float, decisions: list[Decision]) -> float:
-        """Commit a call and return its priority, which keeps the order of commitment."""
+    def _commit(self, call: CallView, pair: Pair, risk: float, ranked: list[_Ranked]) -> None:
         finish, p, d = pair
         self._projection.commit(call, finish, p, d)
         self._policy._finish_us[call.key] = finish
-        priority = risk if risk > last else math.nextafter(last, math.inf)
-        if call.prefill != p or call.decode != d or call.priority != priority:
-            decisions.append(Decision(call.key, p, d, priority))
-        return priority
+        if ranked and ranked[-1].risk > risk:
+            risk = ranked[-1].risk  # who was committed before stays before
+        ranked.append(_Ranked(risk, call, p, d))
 
-    def plan_decode(self, decisions: list[Decision]) -> None:
-        """Rank the calls past prefill that wait on a decode instance where there is something to wait for.
+    def rank_decode(self, d: DecodeView) -> list[_Ranked]:
+        """Rank the calls past prefill that wait on a decode instance.
 
-        A call whose KV is reserved is locked to its instance. Under ``handoff`` binding one still waiting for room may
-        move to the instance where it would finish first.
+        A call whose KV is reserved is locked to its instance. Under ``handoff`` binding one still waiting for room
+        may move to the instance where it would finish first.
         """
-        for d in self._view.decode:
-            contended = d.running >= d.max_batch or any(c.state == CallState.ADMISSION for c in d.waiting.values())
-            if not d.waiting or not contended:
-                continue
-            rows = []
-            for call in d.waiting.values():
-                finish, target = self._decode_target(call)
-                rows.append((-self._ratio(call, finish), call.workflow.index, call.index, target, call))
-            rows.sort(key=lambda row: row[:3])
-            last = -math.inf
-            for risk, _, _, target, call in rows:
-                priority = risk if risk > last else math.nextafter(last, math.inf)
-                last = priority
-                if target != call.decode or priority != call.priority:
-                    decisions.append(Decision(call.key, call.prefill, target, priority))
+        rows = []
+        for call in d.waiting.values():
+            finish, target = self._decode_target(call)
+            rows.append((-self._ratio(call, finish), call.workflow.index, call.index, target, call))
+        rows.sort(key=lambda row: row[:3])
+        return [_Ranked(risk, call, call.prefill, target) for risk, _, _, target, call in rows]
 
     def _decode_target(self, call: CallView) -> tuple[int, int]:
         """Return the call's projected finish and the decode instance it belongs on."""

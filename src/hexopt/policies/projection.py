@@ -7,12 +7,18 @@ interfaces are not projected.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import ceil
 
 from hexopt.core.cluster import Cluster
 from hexopt.core.protocols import LatencyModel
 from hexopt.core.view import CallState, CallView, View
+
+Pair = tuple[int, int, int]
+"""(projected finish, prefill instance, decode instance)."""
+
+PromptTimes = tuple[list[int], list[list[int]]]
+"""Prefill time by prefill class, and wire time plus latency by (decode class, prefill class), µs."""
 
 
 class Estimator:
@@ -26,6 +32,7 @@ class Estimator:
         self.context_ms = [d.latency.b2_ms for d in cluster.decode]
         self.decode_class = latency.decode_class
         self.decode_classes = max(latency.decode_class) + 1
+        self.prefill_class = latency.prefill_class
         self.prefill_groups: list[list[int]] = [[] for _ in range(max(latency.prefill_class) + 1)]
         for p, c in enumerate(latency.prefill_class):
             self.prefill_groups[c].append(p)
@@ -33,6 +40,21 @@ class Estimator:
         self.representative = [latency.decode_class.index(c) for c in range(self.decode_classes)]
         self.prefill_count = len(cluster.prefill)
         self.decode_count = len(cluster.decode)
+        self._prompts: dict[int, PromptTimes] = {}
+
+    def prompt_times(self, prompt_tokens: int) -> PromptTimes:
+        """Return what a prompt of this length takes on each class of instances."""
+        times = self._prompts.get(prompt_tokens)
+        if times is None:
+            model = self.latency
+            firsts = [group[0] for group in self.prefill_groups]
+            prefill_us = [model.prefill_us(p, prompt_tokens) for p in firsts]
+            transfer_us = [
+                [model.wire_us(p, d, prompt_tokens) + self.transfer_latency_us for p in firsts]
+                for d in self.representative
+            ]
+            times = self._prompts[prompt_tokens] = prefill_us, transfer_us
+        return times
 
 
 class Projection:
@@ -62,6 +84,7 @@ class Projection:
         self._view = view
         self._finish_us = finish_us or {}
         self._movable = movable or {}
+        self._first = [min(group, key=prefill_free_us.__getitem__) for group in estimator.prefill_groups]
         self._placed: list[list[tuple[int, CallView]]] = [[] for _ in decoding]
         model = estimator.latency
         self._iteration_ms = model.iteration_ms
@@ -108,56 +131,65 @@ class Projection:
                         tokens[call.decode] -= call.prompt_tokens + 1
         return cls(estimator, now, free, decoding, blocks, tokens, view, finish_us, movable)
 
-    def best(self, call: CallView, release_us: int = 0, room_now: bool = False) -> tuple[int, int, int] | None:
+    def best(self, call: CallView, release_us: int = 0, room_now: bool = False) -> Pair | None:
         """Return (finish, prefill, decode) of the pair with the earliest projected finish; ties to lower indices.
 
         ``release_us``: its prefill cannot start before. ``room_now``: consider only decode instances with KV room
         at once; ``None`` if there is none.
         """
         est = self._estimator
-        n, m = call.prompt_tokens, call.predicted_output_tokens
-        free = self.prefill_free_us
-        prefill_us = est.latency.prefill_us
-        starts = self._earliest_prefills(call, release_us)
-        if m <= 1:
-            finish, p = min((end, p) for end, p in starts)
-            return finish, p, min(call.decode_candidates)
-        need = call.kv_blocks
-        capacity, blocks = est.capacity_blocks, self.blocks
+        m = call.predicted_output_tokens
         candidates = call.decode_candidates
-        tight = [d for d in candidates if blocks[d] + need > capacity[d]]
-        if tight and room_now:
-            candidates = [d for d in candidates if blocks[d] + need <= capacity[d]]
-            if not candidates:
-                return None
-            tight = []
-        if tight:
-            # A wait for room can hide a later prefill, so every instance is looked at.
-            starts = [(max(free[p], release_us) + prefill_us(p, n), p) for p in call.prefill_candidates]
-        wire_us = est.latency.wire_us
-        representative = est.representative
+        if m <= 1:
+            end, p = min((end, p) for end, p in self._earliest_prefills(call, release_us) if p >= 0)
+            return end, p, min(candidates)
+        prefill_us, transfer_us = est.prompt_times(call.prompt_tokens)
+        free = self.prefill_free_us
+        if release_us == 0 and len(call.prefill_candidates) == est.prefill_count:
+            starts = [(free[p] + us, p) for p, us in zip(self._first, prefill_us, strict=True)]
+        else:
+            starts = self._earliest_prefills(call, release_us)
+        # The earliest arrival on each class of decode instances; equal arrivals go to the lower prefill index.
         arrivals = [
-            [(end + wire_us(p, rep, n) + est.transfer_latency_us, p) for end, p in starts] for rep in representative
+            min([(end + us, p) for (end, p), us in zip(starts, row, strict=True) if p >= 0]) for row in transfer_us
         ]
-        if not tight:
-            arrivals = [[min(row)] for row in arrivals]
+        need = call.kv_blocks
+        capacity, blocks, batch, h_ms, tokens = est.capacity_blocks, self.blocks, self._batch, self._h_ms, self.tokens
+        b2_ms, decode_class = est.context_ms, est.decode_class
         steps = m - 1
         triangle = steps * (steps - 1) // 2
-        own = n + 1
-        batch, h_ms, b2_ms, tokens = self._batch, self._h_ms, est.context_ms, self.tokens
-        decode_class = est.decode_class
-        found: tuple[int, int, int] | None = None
+        own = call.prompt_tokens + 1
+        best_finish, best_p, best_d = -1, -1, -1
+        tight: list[int] = []
         for d in candidates:
-            if tight and blocks[d] + need > capacity[d]:
-                room_us, b, context = self._wait_for_room(d, need)
-                h = self._iteration_ms(d, b)
-            else:
-                room_us, b, context, h = 0, batch[d], tokens[d], h_ms[d]
-            service = ceil(1000 * (steps * h + b2_ms[d] * (steps * (context + own) + b * triangle)))
-            for arrive, p in arrivals[decode_class[d]]:
-                finish = (arrive if arrive > room_us else room_us) + service
-                if found is None or (finish, p, d) < found:
-                    found = (finish, p, d)
+            if blocks[d] + need > capacity[d]:
+                tight.append(d)
+                continue
+            arrive, p = arrivals[decode_class[d]]
+            service = 1000 * (steps * h_ms[d] + b2_ms[d] * (steps * (tokens[d] + own) + batch[d] * triangle))
+            finish = arrive + ceil(service)
+            if best_d < 0 or finish < best_finish or (finish == best_finish and p < best_p):
+                best_finish, best_p, best_d = finish, p, d
+        found = None if best_d < 0 else (best_finish, best_p, best_d)
+        if tight and not room_now:
+            return self._best_after_wait(call, release_us, tight, found)
+        return found
+
+    def _best_after_wait(self, call: CallView, release_us: int, tight: list[int], found: Pair | None) -> Pair | None:
+        """Improve on ``found`` with the instances where the call would wait for KV room."""
+        est = self._estimator
+        n = call.prompt_tokens
+        steps = call.predicted_output_tokens - 1
+        for d in tight:
+            room_us, batch, context = self._wait_for_room(d, call.kv_blocks)
+            service = est.latency.decode_us(d, batch, context + n + 1, steps)
+            # A wait for room can hide a later prefill, so every prefill instance is looked at, not one a class.
+            for p in call.prefill_candidates:
+                end = max(self.prefill_free_us[p], release_us) + est.latency.prefill_us(p, n)
+                arrive = end + est.latency.wire_us(p, d, n) + est.transfer_latency_us
+                pair = max(arrive, room_us) + service, p, d
+                if found is None or pair < found:
+                    found = pair
         return found
 
     def commit(self, call: CallView, finish_us: int, p: int, d: int, release_us: int = 0) -> None:
@@ -165,6 +197,9 @@ class Projection:
         est = self._estimator
         start = self.prefill_free_us[p]
         self.prefill_free_us[p] = max(start, release_us) + est.latency.prefill_us(p, call.prompt_tokens)
+        group = est.prefill_class[p]
+        if self._first[group] == p:
+            self._first[group] = min(est.prefill_groups[group], key=self.prefill_free_us.__getitem__)
         if call.predicted_output_tokens <= 1:
             return
         self.decoding[d] += 1
@@ -201,25 +236,18 @@ class Projection:
         return start + est.latency.decode_us(d, batch, context, max(1, call.predicted_output_tokens - 1))
 
     def _earliest_prefills(self, call: CallView, release_us: int) -> list[tuple[int, int]]:
-        """Return (end, instance) of the earliest prefill in each group of equal instances."""
+        """Return (end, instance) of the earliest prefill in each group of equal instances; instance -1: too small."""
         free = self.prefill_free_us
-        prefill_us = self._estimator.latency.prefill_us
         candidates = call.prefill_candidates
-        n = call.prompt_tokens
-        starts = []
-        for group in self._estimator.prefill_groups:
-            if group[0] not in candidates:
-                continue  # equal instances have equal capacity
-            p = group[0]
-            if len(group) > 1:
-                # An instance that is free before the release is no earlier than another such: ties to the index.
-                p = (
-                    min(group, key=free.__getitem__)
-                    if release_us == 0
-                    else min(group, key=lambda i: max(free[i], release_us))
-                )
-            starts.append((max(free[p], release_us) + prefill_us(p, n), p))
-        return starts
+        prefill_us = self._estimator.prompt_times(call.prompt_tokens)[0]
+        ends = []
+        for group, us in zip(self._estimator.prefill_groups, prefill_us, strict=True):
+            if group[0] not in candidates:  # equal instances have equal capacity
+                ends.append((-1, -1))
+                continue
+            start, p = min((max(free[p], release_us), p) for p in group)
+            ends.append((start + us, p))
+        return ends
 
     def _wait_for_room(self, d: int, need: int) -> tuple[int, int, int]:
         """Return (time, batch, context) when enough calls have left decode instance d for ``need`` blocks.
@@ -231,7 +259,7 @@ class Projection:
         held = self.blocks[d] + need - est.capacity_blocks[d]
         count, context = self.decoding[d], self.tokens[d]
         room_us = 0
-        for finish, _, _, call, produced in self._leaving_order(d):
+        for finish, _, _, call, produced in self.leaving_order(d):
             if held <= 0:
                 break
             held -= call.kv_blocks
@@ -240,7 +268,8 @@ class Projection:
             room_us = max(now, finish)
         return room_us, min(count + 1, est.max_batch[d]), context
 
-    def _leaving_order(self, d: int) -> Iterable[tuple[int, int, int, CallView, int]]:
+    def leaving_order(self, d: int) -> list[tuple[int, int, int, CallView, int]]:
+        """Return the calls counted on d, first to leave first: (projected finish, workflow, index, call, produced)."""
         now = self.now_us
         rows = [(max(now, finish), c.workflow.index, c.index, c, 1) for finish, c in self._placed[d]]
         if self._view is not None:

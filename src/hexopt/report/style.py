@@ -71,7 +71,8 @@ def policy_colours(policies: Sequence[str]) -> dict[str, str]:
 
 def policy_dashes(policies: Sequence[str]) -> dict[str, Any]:
     """Return a line style per policy label."""
-    return {policy: DASHES[i % len(DASHES)] for i, policy in enumerate(policies[:-1])} | dict.fromkeys(policies[-1:], "-")
+    dashes = {policy: DASHES[i % len(DASHES)] for i, policy in enumerate(policies[:-1])}
+    return dashes | dict.fromkeys(policies[-1:], "-")
 
 
 @contextmanager

@@ -1,0 +1,166 @@
+"""Feeds HexAGenT's compiled placement loop: turns views into arrays and its answer back."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hexopt.core.view import CallView
+from hexopt.policies.projection import Estimator, Projection
+
+if TYPE_CHECKING:
+    from hexopt.policies.kernels import Ints
+
+Placed = tuple[CallView, int, int, int, float]
+"""A placement: (call, projected finish, prefill, decode, risk)."""
+
+_TIE_BITS = 20
+
+
+def load_kernels() -> ModuleType | None:
+    """Return the compiled kernels, ready to run, or ``None`` where Numba is not installed."""
+    try:
+        from hexopt.policies import kernels
+    except ImportError:
+        return None
+    kernels.compile_all()
+    return kernels
+
+
+class CompiledPlacement:
+    """The cluster as arrays, and one row of facts for every waiting call, made when it is first seen."""
+
+    def __init__(self, kernels: ModuleType, estimator: Estimator) -> None:
+        self._kernels = kernels
+        self._estimator = estimator
+        e = estimator
+        width = max(e.max_batch) + 1
+        h_ms = np.zeros((e.decode_classes, width))
+        for c, d in enumerate(e.representative):
+            for batch in range(1, e.max_batch[d] + 1):
+                h_ms[c, batch] = e.latency.iteration_ms(d, batch)
+        self._site = kernels.Site(
+            np.array(e.prefill_class, np.int64),
+            np.array(e.decode_class, np.int64),
+            np.array([len(e.prefill_groups), e.decode_classes], np.int64),
+            np.array(e.capacity_blocks, np.int64),
+            np.array(e.max_batch, np.int64),
+            h_ms,
+            np.array(e.context_ms, np.float64),
+        )
+        columns = kernels.TIMES + len(e.prefill_groups) * (1 + e.decode_classes)
+        self._facts = np.empty((64, columns), np.int64)
+        self._rows: dict[int, int] = {}
+
+    @staticmethod
+    def suits(kernels: ModuleType, estimator: Estimator) -> bool:
+        """Say whether the batch limits are small enough to be tabulated."""
+        return bool(max(estimator.max_batch) <= kernels.MAX_BATCH)
+
+    def place(
+        self,
+        projection: Projection,
+        waiting: list[CallView],
+        horizons: list[int],
+        small_queue: int,
+        room_now: bool,
+        until_phase: bool,
+    ) -> list[Placed] | None:
+        """Place calls on a projection, which is left as it was; ``None`` if a call's numbers are too large for it."""
+        rows = self._row_numbers(waiting)
+        if rows is None:
+            return None
+        kernels = self._kernels
+        facts = self._facts[rows]
+        n = len(waiting)
+        placed = np.empty((n, 4), np.int64)
+        risks = np.empty(n, np.float64)
+        blocks = np.array(projection.blocks, np.int64)
+        state = kernels.State(
+            np.array(projection.prefill_free_us, np.int64),
+            np.array(projection.decoding, np.int64),
+            blocks,
+            np.array(projection.tokens, np.int64),
+            *self._leaving(projection, n, bool((blocks + facts[:, kernels.NEED].sum() > self._site.capacity).any())),
+        )
+        done = kernels.place(
+            facts,
+            np.array(horizons, np.float64),
+            small_queue,
+            room_now,
+            until_phase,
+            projection.now_us,
+            self._site,
+            state,
+            placed,
+            risks,
+        )
+        return [
+            (waiting[i], finish, p, d, risk)
+            for (i, finish, p, d), risk in zip(placed[:done].tolist(), risks[:done].tolist(), strict=True)
+        ]
+
+    def _leaving(self, projection: Projection, n: int, needed: bool) -> tuple[Ints, Ints]:
+        """Return who leaves each decode instance and when; empty unless a call may have to wait for room."""
+        count = self._estimator.decode_count
+        if not needed:
+            return np.zeros(count, np.int64), np.empty((count, 0, 4), np.int64)
+        orders = [projection.leaving_order(d) for d in range(count)]
+        counts = np.array([len(order) for order in orders], np.int64)
+        table = np.zeros((count, int(counts.max()) + n, 4), np.int64)
+        for d, order in enumerate(orders):
+            for k, (finish, workflow, index, call, produced) in enumerate(order):
+                table[d, k] = finish, (workflow << _TIE_BITS) + index, call.kv_blocks, call.prompt_tokens + produced
+        return counts, table
+
+    def _row_numbers(self, waiting: list[CallView]) -> list[int] | None:
+        known = self._rows
+        rows = []
+        for call in waiting:
+            row = known.get(call.key)
+            if row is None:
+                if len(known) == len(self._facts):
+                    self._make_room(waiting)
+                    return self._row_numbers(waiting)
+                fact = self._fact(call)
+                if fact is None:
+                    return None
+                row = known[call.key] = len(known)
+                self._facts[row] = fact
+            rows.append(row)
+        return rows
+
+    def _make_room(self, waiting: list[CallView]) -> None:
+        """Forget calls that wait no more, and leave room for as many again as do."""
+        keys = [call.key for call in waiting if call.key in self._rows]
+        facts = np.empty((max(64, 4 * len(waiting)), self._facts.shape[1]), np.int64)
+        facts[: len(keys)] = self._facts[[self._rows[key] for key in keys]]
+        self._facts = facts
+        self._rows = {key: row for row, key in enumerate(keys)}
+
+    def _fact(self, call: CallView) -> list[int] | None:
+        kernels = self._kernels
+        steps = call.predicted_output_tokens - 1
+        too_large = call.prompt_tokens >= kernels.MAX_PROMPT or steps >= kernels.MAX_STEPS
+        if too_large or call.index >> _TIE_BITS:
+            return None
+        e = self._estimator
+        prefill_us, transfer_us = e.prompt_times(call.prompt_tokens)
+        fits = [group[0] in call.prefill_candidates for group in e.prefill_groups]
+        fact = [
+            call.prompt_tokens + 1,
+            steps,
+            call.kv_blocks,
+            call.workflow.arrival_us,
+            (call.workflow.index << _TIE_BITS) + call.index,
+            min(call.decode_candidates),
+        ]
+        fact.extend(us if fit else -1 for us, fit in zip(prefill_us, fits, strict=True))
+        for d, row in zip(e.representative, transfer_us, strict=True):
+            if d in call.decode_candidates:
+                fact.extend(row)
+            else:
+                fact.extend([-1] * len(row))
+        return fact
