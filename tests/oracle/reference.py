@@ -79,13 +79,15 @@ def iteration_ms(instance: DecodeInstance, batch: int) -> float:
     return piecewise(m.h_knots, batch, m.extrapolate) + m.o0_ms + m.o1_ms * batch
 
 
+def segment_us(instance: DecodeInstance, batch: int, context: int, j: int) -> float:
+    """S(j)"""
+    tokens = j * context + batch * (j * (j - 1) // 2)
+    return 1000 * (j * iteration_ms(instance, batch) + instance.latency.b2_ms * tokens)
+
+
 def boundary(instance: DecodeInstance, batch: int, context: int, j: int) -> int:
     """ceil(S(j)): µs from the start of a segment to its boundary j."""
-    tokens = j * context + batch * (j * (j - 1) // 2)
-    s = 1000 * (j * iteration_ms(instance, batch) + instance.latency.b2_ms * tokens)
-    if j == 1 and s < 1:
-        raise CalibrationRangeError(f"instance '{instance.name}': an iteration of {s} us, 1 is the least, mend h_knots")
-    return math.ceil(s)
+    return math.ceil(segment_us(instance, batch, context, j))
 
 
 class ReferenceLatency:
@@ -530,6 +532,8 @@ class Run:
             d.segment_context = sum(call.spec.prompt_tokens + call.produced for call in d.batch)
             d.segment_done = 0
             d.segments += 1
+            if segment_us(d.spec, d.segment_batch, d.segment_context, 1) < 1:
+                raise CalibrationRangeError(f"instance '{d.spec.name}': an iteration below 1 us, mend h_knots")
 
     # ----- what is where, by looking at every call --------------------------------------------------------------
 

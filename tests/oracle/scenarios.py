@@ -204,6 +204,7 @@ class ScriptedRandomPolicy:
         fallback: bool = False,
         patience: int = 12,
         calm: bool = False,
+        reckless: bool = False,
     ) -> None:
         self.seed = seed
         self.plan_latency_us = plan_latency_us
@@ -211,6 +212,7 @@ class ScriptedRandomPolicy:
         self.fallback = FallbackPolicy() if fallback else None
         self.patience = patience
         self.calm = calm
+        self.reckless = reckless
 
     def reset(self, cluster: Cluster, latency: Any, rng: np.random.Generator) -> None:
         self.nic = cluster.network.contention == "nic"
@@ -236,6 +238,8 @@ class ScriptedRandomPolicy:
                     decisions.append(decision)
         if not self.calm:
             rng.shuffle(decisions)
+        if self.reckless and rng.random() < 0.2:
+            decisions.append(self._reckless(rng))
         if (left or rng.random() < 0.1) and not impatient:
             return Plan(decisions, wake_us=view.now_us + rng.choice([1, 500, 1000, 1000, 2000, 5000]))
         return Plan(decisions) if decisions else NO_PLAN
@@ -248,6 +252,16 @@ class ScriptedRandomPolicy:
                 for sibling in call.workflow.calls:
                     self.known[sibling.key] = sibling
         return sorted(self.known.values(), key=_name)
+
+    def _reckless(self, rng: random.Random) -> Decision:
+        """Anything at all about any call, which may be legal as well as absurd."""
+        key = rng.choice([*self.known, 0, len(self.known), -1])
+        call = self.known.get(key)
+        prefill, decode = rng.randrange(-1, 4), rng.randrange(-1, 4)
+        if call is not None and call.prefill >= 0 and rng.random() < 0.7:
+            prefill = call.prefill
+            decode = call.decode if rng.random() < 0.6 else decode
+        return Decision(key, prefill, decode, rng.choice([0.0, 1.0, 2.0, 3.0, float("nan"), float("inf")]))
 
     def _decide(self, call: CallView, rng: random.Random) -> Decision | None:
         if call.state >= CallState.RUNNING:
@@ -286,8 +300,15 @@ class Scenario:
         return ConstantPredictor(int(self.predictor.removeprefix("constant:")))
 
 
+def rarely(draw: st.DrawFn, n: int) -> bool:
+    """True about once in n times; the middle of a range, because its ends are favoured."""
+    return draw(st.integers(1, n)) == n // 2
+
+
 SMALL = (1, 1, 2, 3, 4, 8, 15, 16, 17, 33)
 LARGE = (1, 16, 511, 512, 513, 700)
+OUTPUTS = (1, 1, 2, 2, 3, 4, 5, 9, 20)
+LONG_OUTPUTS = (1, 40, 150, 400)
 MILLISECONDS = (0, 0, 0, 1000, 1000, 2000, 5000, 1, 777)
 
 
@@ -295,6 +316,7 @@ MILLISECONDS = (0, 0, 0, 1000, 1000, 2000, 5000, 1, 777)
 def workflows(draw: st.DrawFn, index: int) -> Workflow:
     count = draw(st.integers(1, 5))
     prompts = draw(st.sampled_from([SMALL, SMALL, SMALL, LARGE]))
+    outputs = draw(st.sampled_from((OUTPUTS,) * 11 + (LONG_OUTPUTS,)))
     shape = draw(st.sampled_from(["any", "any", "chain", "fan", "roots"]))
     parents: list[tuple[int, ...]] = []
     for i in range(count):
@@ -314,7 +336,7 @@ def workflows(draw: st.DrawFn, index: int) -> Workflow:
             call_id=f"c{i}",
             parents=tuple(place[parent] for parent in parents[i]),
             prompt_tokens=draw(st.sampled_from(prompts)),
-            output_tokens=draw(st.sampled_from((1, 1, 2, 2, 3, 4, 5, 9, 20))),
+            output_tokens=draw(st.sampled_from(outputs)),
             tool_us=draw(st.sampled_from(MILLISECONDS)),
         )
     arrival = draw(st.sampled_from((0, 0, 0, 1000, 2000, 3000, 4000, 10000, 777)))
@@ -341,7 +363,7 @@ def prefill_latencies(draw: st.DrawFn) -> PrefillLatency:
         a2_ms=draw(st.sampled_from((0.0, 0.0, 0.001, 1e-6 / 3))),
         c0_ms=draw(st.sampled_from((0.0, 0.0, 1.0, 0.3))),
         c1=draw(st.sampled_from((1.0, 1.0, 2.0, 0.9))),
-        extrapolate=knots[-1][0] < 512,
+        extrapolate=knots[-1][0] < 512 and not rarely(draw, 40),  # else a prompt may be refused
     )
 
 
@@ -358,6 +380,8 @@ def decode_instances(draw: st.DrawFn, index: int, kv_tokens: int, nic: float) ->
             )
         )
     )
+    if rarely(draw, 40):
+        knots = ((1, 0.0009), (2, 0.0011))  # below 1 µs for one call, unless the overhead or the context lifts it
     max_batch = draw(st.sampled_from((1, 1, 2, 2, 3, 4, 6)))
     return DecodeInstance(
         name=f"d{index}",
@@ -423,7 +447,7 @@ def scripted_policies(draw: st.DrawFn) -> dict[str, Any]:
     triggers = frozenset(Trigger)
     if draw(st.integers(0, 3)) == 0:
         triggers = frozenset(draw(st.sets(st.sampled_from(sorted(Trigger)))) | {Trigger.CALL_READY, Trigger.WAKE_UP})
-    elif draw(st.integers(0, 30)) == 0:
+    elif rarely(draw, 30):
         triggers = frozenset(draw(st.sets(st.sampled_from(sorted(Trigger)), min_size=1)))  # may stall, in both engines
     return {
         "seed": draw(st.integers(0, 2**16)),
@@ -432,12 +456,14 @@ def scripted_policies(draw: st.DrawFn) -> dict[str, Any]:
         "fallback": draw(st.booleans()),
         "patience": draw(st.sampled_from((0, 5, 12, 30))),
         "calm": draw(st.integers(0, 4)) == 0,
+        "reckless": rarely(draw, 15),
     }
 
 
 @st.composite
 def traces(draw: st.DrawFn) -> Trace:
-    return Trace(tuple(draw(workflows(i)) for i in range(draw(st.integers(1, 5)))), name="random")
+    count = draw(st.integers(8, 12) if rarely(draw, 10) else st.integers(1, 5))
+    return Trace(tuple(draw(workflows(i)) for i in range(count)), name="random")
 
 
 @st.composite

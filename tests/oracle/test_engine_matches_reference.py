@@ -19,15 +19,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import hexopt
-from hexopt.errors import CapacityError, PlanError, SimulationStalled
+from hexopt.core.view import DecodeView
+from hexopt.errors import CalibrationRangeError, CapacityError, PlanError, SimulationStalled
 from hexopt.latency import ClusterLatency
 from tests.oracle.reference import ReferenceLatency, run_reference
 from tests.oracle.scenarios import Scenario, clusters, scenarios, traces, unstopped
 
 EXAMPLES = int(os.environ.get("HEXOPT_EXAMPLES", "5000"))
 TABLES = ("calls", "workflows", "instances", "decisions")
-NAMED = ("fcfs", "workflow-fcfs", "earliest-finish", "hexagent")
-REFUSALS = (CapacityError, PlanError, SimulationStalled)
+NAMED = ("fcfs", "workflow-fcfs", "earliest-finish", "hexagent", "round-robin", "random")
+REFUSALS = (CalibrationRangeError, CapacityError, PlanError, SimulationStalled)
 
 counts: Counter[str] = Counter()
 
@@ -79,6 +80,14 @@ def outcome(run: Callable[[], Any]) -> Any:
         return type(error)
 
 
+def run_engine(scenario: Scenario, policy: Any, predictor: Any) -> Any:
+    result = hexopt.simulate(
+        scenario.trace, scenario.cluster, policy, predictor=predictor, seed=0, stop_us=scenario.stop_us
+    )
+    assert len(result.workflows) == len(scenario.trace.workflows)  # standalone latencies, which may be refused too
+    return result
+
+
 def compare(scenario: Scenario, make_policy: Callable[[], Any]) -> Any:
     """Run both; return the engine's result, or None where both refuse."""
     ours, theirs = make_policy(), make_policy()
@@ -88,18 +97,14 @@ def compare(scenario: Scenario, make_policy: Callable[[], Any]) -> Any:
             scenario.trace, scenario.cluster, ours, scenario.make_predictor(), stop_us=scenario.stop_us
         )
     )
-    result = outcome(
-        lambda: hexopt.simulate(
-            scenario.trace, scenario.cluster, theirs, predictor=predictor, seed=0, stop_us=scenario.stop_us
-        )
-    )
+    result = outcome(lambda: run_engine(scenario, theirs, predictor))
     for policy, other in ((ours, theirs), (ours.fallback, theirs.fallback)):
         for want, have in zip(getattr(policy, "seen", ()), getattr(other, "seen", ()), strict=False):
             assert have == want, f"views differ at {want['now']}: {difference(want, have)}"
             counts["views compared"] += 1
     if isinstance(expected, type) or isinstance(result, type):
         assert result == expected
-        counts["scenarios refused by both"] += 1
+        counts[f"scenarios refused by both ({expected.__name__})"] += 1
         return None
     assert_same_tables(expected, result)
     counts["scenarios compared"] += 1
@@ -179,13 +184,19 @@ def test_latency(data: st.DataObject) -> None:
     assert model.decode_class == reference.decode_class
     assert model.transfer_latency_us == reference.transfer_latency_us
     tokens = data.draw(st.integers(1, 5000))
-    iterations = data.draw(st.integers(0, 3000))
+    iterations = data.draw(st.integers(0, 2000))
     assert model.blocks(tokens) == reference.blocks(tokens)
     for p in range(len(cluster.prefill)):
         assert model.prefill_us(p, tokens) == reference.prefill_us(p, tokens)
     for d, instance in enumerate(cluster.decode):
         batch = data.draw(st.integers(1, instance.max_batch))
         assert model.decode_us(d, batch, tokens, iterations) == reference.decode_us(d, batch, tokens, iterations)
+        start = data.draw(st.integers(0, 10**12))
+        view = DecodeView(d, "", "", 0, 0, {}, {}, segment_start_us=start, segment_batch=batch, segment_context=tokens)
+        end = start + reference.decode_us(d, batch, tokens, iterations)
+        for now in (end - 1, end, end + 1):
+            if now >= start:
+                assert model.iterations_at(view, now) == reference.iterations_at(view, now)
         for p in range(len(cluster.prefill)):
             assert model.wire_us(p, d, tokens) == reference.wire_us(p, d, tokens)
 

@@ -148,8 +148,8 @@ def test_boundaries_grow_with_the_context() -> None:
     # B = 2, K0 = 10: h' = 1.5 + 0.5 + 0.5 = 2.5; S(1) = 2.5 + 10/4 = 5; S(2) = 5 + (20 + 2)/4 = 10.5;
     # S(3) = 7.5 + (30 + 6)/4 = 16.5 ms.
     assert [boundary(instance, 2, 10, j) for j in (1, 2, 3)] == [5000, 10500, 16500]
-    with pytest.raises(CalibrationRangeError):
-        boundary(decode(ms=0.0009), 1, 0, 1)
+    with pytest.raises(CalibrationRangeError):  # 0.9 µs
+        run(cluster(decodes=[decode(ms=0.0009)]), [flow(0, call("A"))])
 
 
 # ----- one call ------------------------------------------------------------------------------------------------
