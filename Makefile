@@ -1,6 +1,6 @@
 # Two commands are enough: `make run` shows what hexopt does, `make test` proves that it works.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
