@@ -305,7 +305,7 @@ def rarely(draw: st.DrawFn, n: int) -> bool:
     return draw(st.integers(1, n)) == n // 2
 
 
-SMALL = (1, 1, 2, 3, 4, 8, 15, 16, 17, 33)
+SMALL = (1, 1, 2, 3, 4, 8, 15, 16, 17, 33, 49)
 LARGE = (1, 16, 511, 512, 513, 700)
 OUTPUTS = (1, 1, 2, 2, 3, 4, 5, 9, 20)
 LONG_OUTPUTS = (1, 40, 150, 400)
@@ -313,8 +313,8 @@ MILLISECONDS = (0, 0, 0, 1000, 1000, 2000, 5000, 1, 777)
 
 
 @st.composite
-def workflows(draw: st.DrawFn, index: int) -> Workflow:
-    count = draw(st.integers(1, 5))
+def workflows(draw: st.DrawFn, index: int, least: int = 1, most: int = 5) -> Workflow:
+    count = draw(st.integers(least, most))
     prompts = draw(st.sampled_from([SMALL, SMALL, SMALL, LARGE]))
     outputs = draw(st.sampled_from((OUTPUTS,) * 11 + (LONG_OUTPUTS,)))
     shape = draw(st.sampled_from(["any", "any", "chain", "fan", "roots"]))
@@ -432,7 +432,7 @@ def clusters(draw: st.DrawFn, calls: list[Call]) -> Cluster:
         ),
         decode=tuple(draw(decode_instances(i, room, draw(nics))) for i, room in enumerate(any_decode_room)),
         network=Network(
-            efficiency=draw(st.sampled_from((1.0, 1.0, 0.75))),
+            efficiency=draw(st.sampled_from((1.0, 1.0, 0.75, 0.7))),
             latency_us=draw(st.sampled_from((0, 0, 1000, 2000, 333))),
             contention=draw(st.sampled_from(("nic", "nic", "nic", "none"))),
         ),
