@@ -12,7 +12,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name, value in getattr(report, "user_properties", ()):
-                if name.startswith("oracle: ") and getattr(report, "when", "") == "call":
+                if name.startswith("oracle: ") and getattr(report, "when", "") == "teardown":
                     total[name] += value
     for name, value in sorted(total.items()):
         terminalreporter.write_line(f"{name.removeprefix('oracle: ')}: {value}")
