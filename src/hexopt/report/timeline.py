@@ -9,7 +9,9 @@ from matplotlib.axes import Axes
 from hexopt.report.data import Results
 from hexopt.report.style import new_axes
 
-PREFILL, DECODE, WAITING = "#0072B2", "#E69F00", "#8C8C8C"
+PREFILL = ("#0072B2", "#56B4E9")
+"""Batches in turn, so that one is told from the next without a border, which would hide short ones."""
+DECODE, WAITING = "#E69F00", "#8C8C8C"
 MAX_LANES = 40
 """Lanes that fit a figure; of larger clusters the first of each pool are drawn."""
 
@@ -45,9 +47,9 @@ def plot_timeline(data: Results, ax: Axes | None = None) -> Axes:
         y += 1
     for name in prefills[:half]:
         batches = calls.loc[calls["prefill_instance"] == name, ["prefill_start_us", "prefill_end_us"]]
-        batches = batches.dropna().drop_duplicates().to_numpy(dtype=float) / 1e6
+        batches = batches.dropna().drop_duplicates().sort_values("prefill_start_us").to_numpy(dtype=float) / 1e6
         bars = [(start, end - start) for start, end in batches]
-        ax.broken_barh(bars, (y - 0.36, 0.72), facecolors=PREFILL, edgecolors="white", linewidth=0.25)
+        ax.broken_barh(bars, (y - 0.36, 0.72), facecolors=PREFILL, linewidth=0)
         y += 1
     scale = max([1, *(_peak(steps) for _, steps in running)])
     for _, steps in running:
@@ -55,7 +57,7 @@ def plot_timeline(data: Results, ax: Axes | None = None) -> Axes:
         y += 1
     ax.set_yticks(range(len(labels)), labels, fontsize=10 if len(labels) <= 20 else 7)
     ax.set_ylim(len(labels) - 0.4, -0.6)
-    ax.set_xlim(left=0)
+    ax.set_xlim(0, max(1e-6, _end_s(calls)))
     ax.grid(axis="y", visible=False)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
@@ -63,8 +65,8 @@ def plot_timeline(data: Results, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("instance")
     hidden = len(prefills) + len(decodes) - (len(labels) - 2)
     ax.set_title(
-        f"{data.name}: prefill batches (bars), calls decoding and waiting (height; peak at the right)"
-        + (f"\n{hidden} more instances not drawn" if hidden else "")
+        f"{data.name}: what ran when\nbars: prefill batches; height: number of calls (peak at the right)"
+        + (f"; {hidden} more instances" if hidden else "")
     )
     return ax
 
@@ -80,6 +82,11 @@ def _occupancy(calls: pd.DataFrame, begin: str, end: str) -> Steps:
     change = np.zeros(len(instants), dtype=np.int64)
     np.add.at(change, place, np.concatenate((np.ones_like(begun), -np.ones_like(ended))))
     return instants / 1e6, np.cumsum(change)
+
+
+def _end_s(calls: pd.DataFrame) -> float:
+    latest = calls[["ready_us", "prefill_end_us", "complete_us"]].max().max()
+    return 0.0 if pd.isna(latest) else float(latest) / 1e6
 
 
 def _peak(steps: Steps) -> int:
