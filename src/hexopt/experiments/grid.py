@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -16,6 +17,7 @@ from hexopt.core.cluster import Cluster
 from hexopt.core.workflow import Trace
 from hexopt.errors import ConfigError
 from hexopt.experiments.config import ExperimentConfig, PolicyEntry
+from hexopt.policies.registry import policy_class
 from hexopt.sim.engine import Simulation
 from hexopt.sim.predictors import make_predictor
 from hexopt.traces import apply_arrivals, apply_delays, require_known
@@ -29,7 +31,7 @@ class RunSpec:
     """One run of a grid.
 
     ``cluster`` is what results call it, ``cluster_source`` what loads it; ``policy`` is the label. ``key`` is a
-    readable prefix and a hash of inputs' contents, rules, options, seed and package version.
+    readable prefix and a hash of inputs' contents, rules, options, seed and code.
     """
 
     key: str
@@ -70,12 +72,14 @@ def make_grid(config: ExperimentConfig) -> Grid:
     clusters = _clusters(config)
     policies = [(entry, _options(config, entry)) for entry in config.policies]
     _rehearse(config, trace, clusters, policies)
+    code = _package_code()
     runs = []
     for source, cluster in clusters:
         for entry, options in policies:
             for seed in config.seeds:
                 facts = {
                     "hexopt": hexopt.__version__,
+                    "code": code,
                     "trace": trace_sha256,
                     "workflows": config.workflows,
                     "skip_invalid": config.skip_invalid,
@@ -85,6 +89,7 @@ def make_grid(config: ExperimentConfig) -> Grid:
                     "stop_us": config.stop_us,
                     "cluster": asdict(cluster),
                     "policy": entry.name,
+                    "policy_code": _policy_code(entry.name),
                     "options": _option_facts(entry, options),
                     "seed": seed,
                     "keep": config.output.keep,
@@ -164,6 +169,28 @@ def _option_facts(entry: PolicyEntry, options: dict[str, Any]) -> dict[str, Any]
         key: hashlib.sha256(Path(value).read_bytes()).hexdigest() if (entry.name, key) in FILE_OPTIONS else value
         for key, value in options.items()
     }
+
+
+_NO_RESULT_DEPENDS_ON = ("cli", "experiments", "report")
+
+
+@lru_cache(maxsize=1)
+def _package_code() -> str:
+    """Hash the package's own files: a version number alone would reuse results of code that has been edited since."""
+    root = Path(hexopt.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".toml")):
+        name = path.relative_to(root)
+        if name.parts[0] not in _NO_RESULT_DEPENDS_ON:
+            digest.update(f"{name.as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _policy_code(name: str) -> str:
+    """Hash the file that defines a policy, which may belong to another package."""
+    module = sys.modules.get(policy_class(name).__module__)
+    file = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def _digest(facts: dict[str, Any]) -> str:
