@@ -1,0 +1,111 @@
+"""HexAGenT against itself written down naively: every round from scratch, all calls scored anew after a commitment.
+
+Only the labels that priorities become are made by the same function; ``test_labels.py`` is about them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import assume, given, settings
+
+import hexopt
+from hexopt.core.cluster import Cluster
+from hexopt.core.plan import Plan
+from hexopt.core.view import View
+from hexopt.errors import CapacityError, SimulationStalled
+from hexopt.policies.hexagent import HexAGenT
+from tests.oracle.scenarios import Scenario, scenarios, unstopped
+from tests.policies.naive import NaiveHexagent, Options, horizon_us
+from tests.policies.random_views import FAST, books
+from tests.policies.views import Books, ready
+
+OPTIONS = st.builds(
+    Options,
+    small_queue=st.sampled_from((0, 2, 32, 32)),
+    risk_until=st.sampled_from(("call", "call", "phase")),
+    kv_room=st.sampled_from(("wait", "wait", "now")),
+    replan_queued=st.sampled_from((True, True, False)),
+    decode_priority=st.sampled_from((True, True, True, False)),
+)
+
+
+def make(options: Options, c: Cluster, compiled: bool) -> HexAGenT:
+    policy: HexAGenT = ready(HexAGenT(**asdict(options)), c)
+    if not compiled:
+        policy._compiled = None
+    return policy
+
+
+def check(made: tuple[Books, dict[int, int]], options: Options, *, compiled: bool, pairs_stand: bool) -> None:
+    book, finish = made
+    view = book.view()
+    policy = make(options, book.cluster, compiled)
+    other = NaiveHexagent(book.cluster, options, pairs_stand=pairs_stand)
+    policy._finish_us.update(finish)
+    other.finish_us.update(finish)
+    assert list(policy.plan(view).decisions) == other.plan(view)
+
+
+@settings(FAST, max_examples=150)
+@given(books(), OPTIONS)
+def test_random_views(made: tuple[Books, dict[int, int]], options: Options) -> None:
+    check(made, options, compiled=False, pairs_stand=True)
+
+
+@settings(FAST, max_examples=150)
+@given(books(max_calls=20), OPTIONS)
+def test_random_views_of_long_queues(made: tuple[Books, dict[int, int]], options: Options) -> None:
+    # The decode phase has an expected failure of its own, in test_hexagent.py.
+    check(made, replace(options, decode_priority=False), compiled=True, pairs_stand=True)
+
+
+@settings(FAST, max_examples=100)
+@given(books(ample=True), OPTIONS, st.booleans())
+def test_where_room_is_ample_all_calls_may_be_scored_anew(
+    made: tuple[Books, dict[int, int]], options: Options, compiled: bool
+) -> None:
+    if compiled:
+        options = replace(options, decode_priority=False)
+    check(made, options, compiled=compiled, pairs_stand=False)
+
+
+class Watched(HexAGenT):
+    """Plans both ways and compares; so it meets the views of real runs, round after round."""
+
+    def __init__(self, options: Options, **more: Any) -> None:
+        super().__init__(**asdict(options), **more)
+        self.options = options
+        self.rounds = 0
+
+    def reset(self, cluster: Cluster, latency: Any, rng: Any) -> None:
+        super().reset(cluster, latency, rng)
+        if self.decode_priority:
+            self._compiled = None
+        self.cluster = cluster
+        self.other = NaiveHexagent(cluster, self.options, pairs_stand=True)
+
+    def plan(self, view: View) -> Plan:
+        want = self.other.plan(view)
+        plan = super().plan(view)
+        assert list(plan.decisions) == want
+        for d in view.decode:
+            for call in d.bound.values():
+                assert self.horizon_us(call) == horizon_us(self.cluster, call.workflow)
+        self.rounds += 1
+        return plan
+
+
+@settings(FAST, max_examples=80)
+@given(scenarios(), OPTIONS, st.sampled_from((0, 1000, 5000)), st.sampled_from(("oracle", "constant:8", "app-mean:2")))
+def test_every_round_of_random_runs(scenario: Scenario, options: Options, plan_latency_us: int, predictor: str) -> None:
+    policy = Watched(options, plan_latency_us=plan_latency_us, fallback=hexopt.make_policy("earliest-finish"))
+    try:
+        hexopt.simulate(unstopped(scenario).trace, scenario.cluster, policy, predictor=predictor)
+    except CapacityError:
+        assume(False)
+    except SimulationStalled:
+        assert options.kv_room == "now"  # an expected failure of its own, in test_hexagent.py
+    assert policy.rounds
