@@ -10,6 +10,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 from hexopt.errors import HexoptError
 
@@ -34,9 +36,7 @@ def run(args: Sequence[str] | None = None) -> int:
         try:
             status = app(args, prog_name="hexopt", standalone_mode=False)
         except UsageError as error:
-            context = getattr(error, "ctx", None)
-            where = context.command_path if context else "hexopt"
-            _say(f"error: {error.format_message().rstrip('.')}; {where} --help shows the usage")
+            _say(f"error: {_usage(error, sys.argv[1:] if args is None else args)}")
             return 2
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
@@ -59,6 +59,15 @@ def run(args: Sequence[str] | None = None) -> int:
             "this is a bug in hexopt, please report it with the lines above"
         )
         return 1
+
+
+def _usage(error: Any, args: Sequence[str]) -> str:
+    """Say a complaint about arguments with the value found, which typer leaves out, and where to read on."""
+    context, options = getattr(error, "ctx", None), getattr(getattr(error, "param", None), "opts", ())
+    found = next((b for a, b in pairwise(args) if a in options), None)
+    value = "" if found is None else f" ('{found}' found)"
+    where = context.command_path if context else "hexopt"
+    return f"{error.format_message().rstrip('.')}{value}; {where} --help shows the usage"
 
 
 def _say(line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def show_cluster(name: str) -> None:
     network = cluster.network
     line(f"{cluster.name}: {cluster.model}, {len(cluster.prefill)} prefill + {len(cluster.decode)} decode instances")
     line(
-        f"blocks of {cluster.block_tokens} tokens, admission {cluster.kv_admission}, binding {cluster.binding}; "
+        f"blocks of {cluster.block_tokens} tokens, admission {cluster.kv_admission}, binding {cluster.binding}\n"
         f"network: efficiency {network.efficiency:g}, latency {network.latency_us / 1e6:g} s, "
         f"contention {network.contention}"
     )
@@ -114,19 +115,24 @@ def show_policies(name: str | None) -> None:
     from hexopt.policies.registry import policy_names, policy_options, policy_summary
 
     if name is not None:
-        line(f"{name}: {policy_summary(name)}")
+        line(f"{name}: {_unmarked(policy_summary(name))}")
         line("")
         table = _table("option", "default", "meaning")
         for option in policy_options(name):
-            table.add_row(option[0], _text(_default(option[1])), _text(option[2]))
+            table.add_row(option[0], _text(_default(option[1])), _text(_unmarked(option[2])))
         stdout().print(table)
         return
     table = _table("policy", "what it does", "options and their defaults")
     for policy in policy_names():
         options = ", ".join(f"{option[0]}={_default(option[1])}" for option in policy_options(policy))
-        table.add_row(policy, _text(policy_summary(policy)), _text(options))
+        table.add_row(policy, _text(_unmarked(policy_summary(policy))), _text(options))
     stdout().print(table)
-    line("\nhexopt policies NAME explains a policy's options; hexopt simulate --policy-option NAME=VALUE sets one.")
+    line("\nhexopt policies NAME explains a policy's options; --policy-option NAME=VALUE sets one.")
+
+
+def _unmarked(doc: str) -> str:
+    """Return a docstring's text without its markup: ``:class:`~a.b.C```  and double backticks are for Sphinx."""
+    return re.sub(r":\w+:`~?([^`]+)`", r"\1", doc).replace("``", "")
 
 
 def _default(value: Any) -> str:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable
@@ -119,11 +120,13 @@ def run_experiment(
                 record.unlink(missing_ok=True)
             report(Progress(done, len(specs), reused, len(failures), specs[ending.key].title))
     except KeyboardInterrupt:
+        _sweep(runs)
         kept = sum(is_finished(runs / key) for key in specs)
         raise KeyboardInterrupt(
             f"{kept} of {len(specs)} runs are finished and kept in {folder}, the same command goes on with the rest"
         ) from None
     except BrokenProcessPool:
+        _sweep(runs)
         for spec in pending:
             if spec.key not in failures and not is_finished(runs / spec.key):
                 failures[spec.key] = (
@@ -155,9 +158,9 @@ def _carry_out(config: ExperimentConfig, pending: list[RunSpec], runs: Path, job
         for spec in pending:
             yield _carry_out_one(config, spec, runs)
         return
-    tasks = (joblib.delayed(_carry_out_one)(config, spec, runs) for spec in pending)
+    tasks = (joblib.delayed(_in_worker)(config, spec, runs) for spec in pending)
     pool = joblib.Parallel(n_jobs=jobs, backend="loky", batch_size=1, return_as="generator_unordered")
-    with _sigint_held_back():
+    with _sigint_ignored():
         endings = pool(tasks)
     try:
         yield from endings
@@ -166,16 +169,25 @@ def _carry_out(config: ExperimentConfig, pending: list[RunSpec], runs: Path, job
 
 
 @contextmanager
-def _sigint_held_back() -> Generator[None]:
-    """Start child processes with SIGINT blocked: Ctrl-C is the parent's business, which then stops them silently."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+def _sigint_ignored() -> Generator[None]:
+    """Start child processes that ignore SIGINT: Ctrl-C is the parent's business, which then stops them silently.
+
+    Being ignored is what a child inherits; a signal mask would not do, since starting the pool clears it.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+
+
+def _in_worker(config: ExperimentConfig, spec: RunSpec, runs: Path) -> _Ending:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for workers that the pool starts later, to replace others
+    return _carry_out_one(config, spec, runs)
 
 
 def _carry_out_one(config: ExperimentConfig, spec: RunSpec, runs: Path) -> _Ending:

@@ -1,0 +1,182 @@
+"""Each command does what it says, on small inputs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import hexopt
+from hexopt.cli.simulate import parse_options
+from hexopt.clusters import cluster_names
+from hexopt.policies.registry import policy_names
+from tests.cli.conftest import Outcome
+
+Command = Callable[..., Outcome]
+SIMULATE = ("simulate", "--trace", "small.jsonl", "--cluster", "tiny", "--policy", "fcfs", "--arrivals", "fixed:0.05")
+
+
+def test_version(hexopt_command: Command) -> None:
+    done = hexopt_command("--version")
+    assert (done.status, done.out) == (0, f"hexopt {hexopt.__version__}\n")
+
+
+@pytest.mark.parametrize("args", [(), ("trace",), ("cluster",)])
+def test_a_bare_group_shows_its_help(hexopt_command: Command, args: tuple[str, ...]) -> None:
+    done = hexopt_command(*args)
+    assert done.status == 0
+    assert "Usage:" in done.out
+    assert done.err == ""
+
+
+def test_simulate_prints_the_summary(hexopt_command: Command) -> None:
+    done = hexopt_command(*SIMULATE)
+    assert done.status == 0
+    assert done.err == ""
+    for word in ("req95", "latency_mean_s", "fixed:0.05", "finished_workflows"):
+        assert word in done.out
+    assert max(map(len, done.out.splitlines())) <= 100
+
+
+def test_simulate_saves_what_plot_draws(hexopt_command: Command, here: Path) -> None:
+    assert hexopt_command(*SIMULATE, "--out", "one").status == 0
+    for name in ("calls.csv", "workflows.csv", "instances.csv", "decisions.csv", "summary.json", "run.json"):
+        assert (here / "one" / name).is_file()
+    done = hexopt_command("plot", "one", "--format", "png")
+    assert done.status == 0
+    assert "one/figures/timeline.png" in done.out.split()
+    assert all((here / path).is_file() for path in done.out.split())
+
+
+def test_simulate_passes_everything_on(hexopt_command: Command, here: Path) -> None:
+    done = hexopt_command(
+        "simulate", "--trace", "small.jsonl", "--cluster", "tiny", "--policy", "hexagent",
+        "--policy-option", "plan_latency_us=500", "--policy-option", "decode_priority=false",
+        "--predictor", "constant:9", "--seed", "7", "--arrivals", "poisson:20", "--workflows", "3",
+        "--stop", "0.5", "--out", "one",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    record = json.loads((here / "one" / "run.json").read_text())
+    summary = json.loads((here / "one" / "summary.json").read_text())
+    assert record["policy_options"]["plan_latency_us"] == 500
+    assert record["policy_options"]["decode_priority"] is False
+    assert (record["predictor"], record["seed"], record["arrivals"]) == ("constant:9", 7, "poisson:20")
+    assert (record["stop_us"], summary["workflows"]) == (500_000, 3)
+
+
+def test_a_run_can_be_replayed_from_its_files(hexopt_command: Command, here: Path) -> None:
+    hexopt_command(*SIMULATE, "--out", "one")
+    done = hexopt_command(
+        "simulate", "--trace", "one/trace.jsonl.gz", "--cluster", "one/cluster.toml", "--policy", "replay",
+        "--policy-option", "decisions=one/decisions.csv", "--out", "two",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert (here / "one/calls.csv").read_bytes() == (here / "two/calls.csv").read_bytes()
+
+
+def test_invalid_workflows_are_left_out_on_demand(hexopt_command: Command, here: Path) -> None:
+    with (here / "small.jsonl").open("a") as file:
+        file.write('{"workflow_id": "bad", "calls": []}\n')
+    assert hexopt_command(*SIMULATE).status == 2
+    done = hexopt_command(*SIMULATE, "--skip-invalid")
+    assert done.status == 0
+    assert "1 invalid workflows left out" in done.err
+
+
+def test_policy_options_are_numbers_truths_or_text() -> None:
+    options = parse_options(["a=1", "b=-2.5", "c=true", "d=False", "e=zero", "f=", "g=a=b", "h=1e3"])
+    assert options == {"a": 1, "b": -2.5, "c": True, "d": False, "e": "zero", "f": "", "g": "a=b", "h": 1000.0}
+    assert type(options["a"]) is int
+
+
+def test_run_prints_the_comparison_and_writes_everything(hexopt_command: Command, here: Path) -> None:
+    done = hexopt_command("run", "small.toml", "--jobs", "1")
+    assert done.status == 0, done.err
+    assert max(map(len, done.out.splitlines())) <= 100
+    assert "hexagent: Req99" in done.out
+    folder = here / "results" / "small"
+    for name in ("runs.csv", "summary.csv", "timing.csv", "summary.md", "figures/req.png", "figures/attainment.svg"):
+        assert (folder / name).is_file()
+    before = (folder / "figures" / "req.png").read_bytes()
+    again = hexopt_command("run", "small.toml", "--jobs", "1")
+    assert "4 of 4 runs were there already and are reused" in again.out
+    assert hexopt_command("plot", "results/small").status == 0
+    assert (folder / "figures" / "req.png").read_bytes() == before
+
+
+def test_run_lists_failed_runs_and_ends_with_1(
+    hexopt_command: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate = hexopt.simulate
+
+    def fails(*args: object, **kwargs: object) -> object:
+        if kwargs["seed"] == 1:
+            raise hexopt.HexoptError("subject: broken")
+        return simulate(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hexopt, "simulate", fails)
+    done = hexopt_command("run", "small.toml", "--jobs", "1")
+    assert done.status == 1
+    assert "error: run failed: tiny · fcfs · seed 1: subject: broken" in done.err.splitlines()
+    assert "error: 2 of 4 runs failed" in done.err
+    assert "Req95" in done.out, "what did finish is shown"
+
+
+def test_policies(hexopt_command: Command) -> None:
+    done = hexopt_command("policies")
+    assert done.status == 0
+    assert all(name in done.out for name in policy_names())
+    assert max(map(len, done.out.splitlines())) <= 100
+    one = hexopt_command("policies", "hexagent")
+    assert "plan_latency_us" in one.out
+    assert "10000" in one.out
+
+
+def test_clusters(hexopt_command: Command, here: Path) -> None:
+    done = hexopt_command("cluster", "list")
+    assert all(name in done.out for name in cluster_names())
+    for name in cluster_names():
+        shown = hexopt_command("cluster", "show", name)
+        assert shown.status == 0
+        assert max(map(len, shown.out.splitlines())) <= 100
+    hexopt_command(*SIMULATE, "--out", "one")
+    checked = hexopt_command("cluster", "check", "one/cluster.toml")
+    assert checked.out == "one/cluster.toml: valid, 2 prefill and 2 decode instances\n"
+
+
+def test_trace_info(hexopt_command: Command) -> None:
+    done = hexopt_command("trace", "info", "small.jsonl")
+    assert done.status == 0
+    assert "calls_per_workflow" in done.out
+    assert json.loads(hexopt_command("trace", "info", "small.jsonl", "--json").out)["calls"] == 18
+
+
+def test_trace_check(hexopt_command: Command, here: Path) -> None:
+    done = hexopt_command("trace", "check", "small.jsonl")
+    assert done.status == 0
+    assert "6 workflows with 18 calls" in done.out
+    assert "6 arrivals are unknown" in done.out
+    (here / "bad.jsonl").write_text('{"workflow_id": "a", "calls": []}\n{broken\n')
+    bad = hexopt_command("trace", "check", "bad.jsonl")
+    assert bad.status == 2
+    assert len(bad.err.splitlines()) == 2
+    assert all(text.startswith("error: bad.jsonl:") for text in bad.err.splitlines())
+
+
+def test_help_comes_at_once_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from hexopt.cli import run; run(['--help'])\n"
+        "heavy = {'pandas', 'matplotlib', 'joblib', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    best = 9.0
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        best = min(best, time.perf_counter() - began)
+    assert best < 1
