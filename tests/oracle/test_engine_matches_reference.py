@@ -231,7 +231,6 @@ def test_latency(data: st.DataObject) -> None:
             assert model.wire_us(p, d, tokens) == reference.wire_us(p, d, tokens)
 
 
-@pytest.mark.xfail(strict=True, reason="policies.projection asks for prefill times of instances that are no candidates")
 @pytest.mark.parametrize("name", NAMED)
 def test_only_candidates_need_a_calibration(name: str) -> None:
     """A prompt that an instance cannot hold may lie beyond that instance's last knot: nobody has to ask there."""
