@@ -147,7 +147,7 @@ class CompiledPlacement:
         if too_large or call.index >> _TIE_BITS:
             return None
         e = self._estimator
-        prefill_us, transfer_us = e.prompt_times(call.prompt_tokens)
+        prefill_us, transfer_us = e.prompt_times(call)
         fits = [group[0] in call.prefill_candidates for group in e.prefill_groups]
         fact = [
             call.prompt_tokens + 1,

@@ -42,18 +42,22 @@ class Estimator:
         self.decode_count = len(cluster.decode)
         self._prompts: dict[int, PromptTimes] = {}
 
-    def prompt_times(self, prompt_tokens: int) -> PromptTimes:
-        """Return what a prompt of this length takes on each class of instances."""
-        times = self._prompts.get(prompt_tokens)
+    def prompt_times(self, call: CallView) -> PromptTimes:
+        """Return what the call's prompt takes on each class of instances; 0 where the class cannot hold it.
+
+        Nobody is asked for times of an instance that is no candidate: it need not be calibrated for such a prompt.
+        """
+        n = call.prompt_tokens
+        times = self._prompts.get(n)
         if times is None:
             model = self.latency
+            candidates = call.prefill_candidates  # whether a class holds a prompt depends on the prompt alone
             firsts = [group[0] for group in self.prefill_groups]
-            prefill_us = [model.prefill_us(p, prompt_tokens) for p in firsts]
+            prefill_us = [model.prefill_us(p, n) if p in candidates else 0 for p in firsts]
             transfer_us = [
-                [model.wire_us(p, d, prompt_tokens) + self.transfer_latency_us for p in firsts]
-                for d in self.representative
+                [model.wire_us(p, d, n) + self.transfer_latency_us for p in firsts] for d in self.representative
             ]
-            times = self._prompts[prompt_tokens] = prefill_us, transfer_us
+            times = self._prompts[n] = prefill_us, transfer_us
         return times
 
 
@@ -143,7 +147,7 @@ class Projection:
         if m <= 1:
             end, p = min((end, p) for end, p in self._earliest_prefills(call, release_us) if p >= 0)
             return end, p, min(candidates)
-        prefill_us, transfer_us = est.prompt_times(call.prompt_tokens)
+        prefill_us, transfer_us = est.prompt_times(call)
         free = self.prefill_free_us
         if release_us == 0 and len(call.prefill_candidates) == est.prefill_count:
             starts = [(free[p] + us, p) for p, us in zip(self._first, prefill_us, strict=True)]
@@ -239,7 +243,7 @@ class Projection:
         """Return (end, instance) of the earliest prefill in each group of equal instances; instance -1: too small."""
         free = self.prefill_free_us
         candidates = call.prefill_candidates
-        prefill_us = self._estimator.prompt_times(call.prompt_tokens)[0]
+        prefill_us = self._estimator.prompt_times(call)[0]
         ends = []
         for group, us in zip(self._estimator.prefill_groups, prefill_us, strict=True):
             if group[0] not in candidates:  # equal instances have equal capacity
