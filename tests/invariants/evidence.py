@@ -199,7 +199,7 @@ def check_decisions(e: Evidence) -> None:
         for before, after in pairwise(life.decisions):
             assert after[1:] != before[1:], f"{r['call_id']}: a decision that changes nothing"
             # Step 1 comes before steps 2 to 4, so a decision of the very instant of a start still counts.
-            assert after[0] <= r["complete_us"] and (r["join_us"] is None or after[0] <= r["join_us"])
+            assert after[0] <= (r["complete_us"] if r["join_us"] is None else r["join_us"])
             if after[1] != before[1]:
                 assert after[0] <= r["prefill_start_us"], f"{r['call_id']}: a started prefill was moved"
             if after[2] != before[2]:
@@ -303,9 +303,7 @@ def check_admission(e: Evidence) -> None:
                 elif strict:
                     break
             actual = [life for life in e.on_decode(d) if life["admit_us"] == now]
-            assert same(admitted, actual), (
-                f"{spec.name}: at {now} {ids(admitted)} should be admitted, {ids(actual)} are"
-            )
+            assert same(admitted, actual), f"{spec.name}: at {now} admitted {ids(actual)}, not {ids(admitted)}"
 
 
 def _bound_to(life: Life, now: int) -> int | None:
