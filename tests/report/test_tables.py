@@ -20,8 +20,22 @@ def test_the_table_has_a_row_per_policy_and_fits(experiment: Results, one_run: R
         assert max(map(len, text.splitlines())) <= 100
         for policy in data.policies:
             assert sum(line.startswith(policy) for line in text.splitlines()) == 1
-        for heading in ("Req95", "Req99", "latency", "TTFT", "busy", "planning"):
+        for heading in ("Req95", "Req99", "latency", "TTFT", "busy", "plan"):
             assert heading in text
+
+
+def test_an_ordinary_terminal_of_80_columns_shows_whole_labels_and_intervals(experiment: Results) -> None:
+    renamed = {"policy": {"hexagent": "earliest-finish"}}
+    data = replace(
+        experiment,
+        runs=experiment.runs.replace(renamed),
+        summary=experiment.summary.replace(renamed),
+        timing=experiment.timing.replace(renamed),
+    )
+    text = summary_plain(data, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "earliest-finish" in text
+    assert "±" in text.split("tiny;")[0]
 
 
 def test_intervals_are_shown_for_several_seeds_only(experiment: Results, one_run: Results) -> None:

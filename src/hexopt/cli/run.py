@@ -37,10 +37,11 @@ def report(folder: Path, formats: list[str]) -> None:
     """Print the comparison of a result folder and write it, with the figures, into the folder."""
     from hexopt.report.data import load_results
     from hexopt.report.figures import write_figures
-    from hexopt.report.tables import comparison_lines, summary_markdown, summary_table
+    from hexopt.report.tables import WIDTH, comparison_lines, summary_markdown, summary_table
 
     data = load_results(folder)
-    stdout().print(summary_table(data))
+    console = stdout()
+    console.print(summary_table(data, min(console.width, WIDTH)))
     for text in comparison_lines(data):
         line(text)
     line("")

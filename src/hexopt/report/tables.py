@@ -50,7 +50,7 @@ COLUMNS = (
     Column("busy\nprefill", "prefill_utilisation", _percent),
     Column("busy\ndecode", "decode_utilisation", _percent),
 )
-PLANNING = "planning\nms/plan"
+PLANNING = "plan\nms"
 
 
 def summary_rows(data: Results, intervals: bool = True) -> tuple[list[str], list[list[str]]]:
@@ -98,13 +98,12 @@ def caption(data: Results) -> str:
     return f"{where}{what}; Req95: SLO scale that 95% of workflows meet (lower is better)"
 
 
-def summary_table(data: Results) -> Table:
-    """Return the comparison for a terminal, at most :data:`WIDTH` columns wide."""
-    headings, rows = summary_rows(data)
-    table = _table(headings, rows)
-    if _width(table) > WIDTH:  # long labels or wide intervals: the intervals stand in summary.csv too
-        headings, rows = summary_rows(data, intervals=False)
-        table = _table(headings, rows)
+def summary_table(data: Results, width: int = WIDTH) -> Table:
+    """Return the comparison for a terminal of ``width`` columns."""
+    for gap, intervals in ((2, True), (1, True), (1, False)):  # summary.csv has the intervals anyway
+        table = _table(*summary_rows(data, intervals), gap)
+        if _width(table) <= width:
+            break
     table.title = data.name
     table.caption = caption(data)
     return table
@@ -127,9 +126,9 @@ def comparison_lines(data: Results) -> list[str]:
     return lines
 
 
-def summary_plain(data: Results) -> str:
-    """Return the comparison as plain text without colour."""
-    return render(summary_table(data))
+def summary_plain(data: Results, width: int = WIDTH) -> str:
+    """Return the comparison as plain text without colour, at most ``width`` columns wide."""
+    return render(summary_table(data, width), width)
 
 
 def summary_markdown(data: Results) -> str:
@@ -149,8 +148,8 @@ def render(table: Table, width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
 
-def _table(headings: list[str], rows: list[list[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_style="bold", caption_justify="left")
+def _table(headings: list[str], rows: list[list[str]], gap: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), title_style="bold", caption_justify="left")
     names = len(headings) - len(COLUMNS) - 1
     for i, heading in enumerate(headings):
         if i < names:
