@@ -79,6 +79,8 @@ def test_markdown(experiment: Results) -> None:
     assert lines[0].startswith("| policy | Req95 |")
     assert len({line.count("|") for line in lines[:4]}) == 1
     assert lines[2].startswith("| fcfs |")
+    slower = replace(experiment, timing=experiment.timing.assign(plan_ms_mean=1e6))
+    assert summary_markdown(slower).splitlines() == lines, "no wall-clock figure in a file that is compared"
 
 
 def test_only_policies_that_are_no_baseline_are_compared(experiment: Results) -> None:

@@ -132,10 +132,14 @@ def summary_plain(data: Results, width: int = WIDTH) -> str:
 
 
 def summary_markdown(data: Results) -> str:
-    """Return the comparison as a Markdown table with its caption."""
+    """Return the comparison as a Markdown table with its caption; without planning times, so that it can be compared.
+
+    Like the data files, it is the same text whenever and wherever the same runs were made.
+    """
     headings, rows = summary_rows(data)
+    headings, rows = headings[:-1], [row[:-1] for row in rows]
     heads = [heading.replace("\n", " ") for heading in headings]
-    right = ["---"] * (len(heads) - len(COLUMNS) - 1) + ["---:"] * (len(COLUMNS) + 1)
+    right = ["---"] * (len(heads) - len(COLUMNS)) + ["---:"] * len(COLUMNS)
     lines = [_pipes(heads), _pipes(right), *(_pipes([cell.replace("|", "\\|") for cell in row]) for row in rows)]
     return "\n".join([*lines, "", f"{data.name}: {caption(data)}.", ""])
 
