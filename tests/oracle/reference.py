@@ -182,7 +182,6 @@ class RefPrefill:
     nic_free: int = 0
     kv_peak: int = 0
     busy: int = 0
-    nic_busy: int = 0
     batches: int = 0
 
 
@@ -201,7 +200,6 @@ class RefDecode:
     nic_free: int = 0
     kv_peak: int = 0
     busy: int = 0
-    nic_busy: int = 0
 
     def next_boundary(self) -> int:
         return self.segment_start + boundary(self.spec, self.segment_batch, self.segment_context, self.segment_done + 1)
@@ -492,8 +490,6 @@ class Run:
         if self.cluster.network.contention == "nic":
             start = max(self.now, p.nic_free, d.nic_free)
         p.nic_free = d.nic_free = start + wire
-        p.nic_busy += wire
-        d.nic_busy += wire
         call.state = CallState.TRANSFERRING
         call.admit = self.now
         call.transfer_start = start
@@ -636,6 +632,18 @@ class Run:
             decisions=self.decision_rows,
         )
 
+    def _wire_time(self, instance: RefPrefill | RefDecode, call_side: str) -> int:
+        """Time on the wire so far: at a stop, a transfer counts up to the stop, like a batch."""
+        total = 0
+        for call in self.calls:
+            if call.transfer_start is None or getattr(call, call_side) != instance.index:
+                continue
+            assert call.prefill is not None
+            assert call.decode is not None
+            wire = wire_us(self.cluster, call.prefill, call.decode, call.spec.prompt_tokens)
+            total += max(0, min(call.transfer_start + wire, self.now) - call.transfer_start)
+        return total
+
     def _past(self, instant: int | None) -> int | None:
         """An instant, or None where it is still to come: at a stop, a booked transfer is nothing that happened."""
         return instant if instant is not None and instant <= self.now else None
@@ -683,7 +691,7 @@ class Run:
             "kv_capacity_blocks": capacity(self.cluster, p.spec),
             "kv_peak_blocks": p.kv_peak,
             "busy_us": p.busy,
-            "nic_busy_us": p.nic_busy,
+            "nic_busy_us": self._wire_time(p, call_side="prefill"),
             "batches": p.batches,
             "iterations": None,
             "segments": None,
@@ -697,7 +705,7 @@ class Run:
             "kv_capacity_blocks": capacity(self.cluster, d.spec),
             "kv_peak_blocks": d.kv_peak,
             "busy_us": d.busy,
-            "nic_busy_us": d.nic_busy,
+            "nic_busy_us": self._wire_time(d, call_side="decode"),
             "batches": None,
             "iterations": d.iterations,
             "segments": d.segments,

@@ -11,8 +11,9 @@ import heapq
 import math
 import operator
 import time
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hexopt.core.cluster import Cluster
@@ -42,14 +43,24 @@ _RUNNING, _COMPLETE = CallState.RUNNING, CallState.COMPLETE
 
 _PROGRESS_EVERY = 1024
 
+_PATIENCE = 100_000
+"""Wake-ups in a row without a decision after which the engine looks whether anything else can still happen."""
+
 
 @dataclass
 class PlanningTime:
-    """What the policy's invocations took on the wall clock; the only thing in a run that is not reproducible."""
+    """The policy's invocations: how long each was charged, and what they took on the wall clock.
+
+    The latter is the only thing in a run that is not reproducible, unless the plan latency is ``"measured"``.
+    """
 
     plans: int = 0
     total_ns: int = 0
     longest_ns: int = 0
+    at_us: array[int] = field(default_factory=lambda: array("q"))
+    """When each plan was made."""
+    latency_us: array[int] = field(default_factory=lambda: array("q"))
+    """How long after it took effect: the fixed plan latency, or the measured one."""
 
 
 class Simulation:
@@ -98,6 +109,7 @@ class Simulation:
         self._candidates = _Candidates(self.latency)
         self._check_capacity()
 
+        self._wakes_in_vain = 0
         self._plan_latency_us = _plan_latency(policy)
         self._subscribed: frozenset[Trigger] = frozenset(getattr(policy, "triggers", ALL_TRIGGERS))
         self._fallback: Policy | None = getattr(policy, "fallback", None)
@@ -216,8 +228,11 @@ class Simulation:
             for d in self.decode:
                 d.stop(self.stop_us)
             for call in self._live.values():
-                if self.table.transfer_start_us[call.row] > self.stop_us:
-                    self.table.transfer_start_us[call.row] = NONE
+                start = self.table.transfer_start_us[call.row]
+                if start != NONE:
+                    self.network.cut(start, self.stop_us, call.prefill, call.decode, call.prompt_tokens)
+                    if start > self.stop_us:
+                        self.table.transfer_start_us[call.row] = NONE
             return
         left = self.trace.call_count - self._complete
         if left:
@@ -320,6 +335,16 @@ class Simulation:
 
     def _on_wake(self, now: int, payload: None) -> None:
         self._triggers.add(Trigger.WAKE_UP)
+        self._wakes_in_vain += 1
+        if self._wakes_in_vain >= _PATIENCE and self._only_wakes_are_left():
+            raise SimulationStalled(
+                f"policy '{self.policy.name}': it asked for {_PATIENCE} wake-ups in a row without a decision and "
+                f"nothing else can happen, {self._where_stuck()}, every ready call must be placed"
+            )
+
+    def _only_wakes_are_left(self) -> bool:
+        self._wakes_in_vain = 0  # look again after as many
+        return self._next_root == len(self._roots) and all(event[1] in (_WAKE, _LANDING) for event in self._heap)
 
     # -- the dispatch phase
 
@@ -428,6 +453,8 @@ class Simulation:
         latency_us = self._plan_latency_us
         if latency_us is None:
             latency_us = -(-took // 1000)
+        planning.at_us.append(now)
+        planning.latency_us.append(latency_us)
         decided: set[int] = set()
         for decision in plan.decisions:
             if decision.call in decided:
@@ -526,6 +553,7 @@ class Simulation:
         if call.state != _POOL and p == call.prefill and d == call.decode and priority == call.priority:
             return
         seen = call.view
+        self._wakes_in_vain = 0
         self.decisions.add(now, call.row, p, d, priority)
         reordered = priority != call.priority
         call.priority = seen.priority = self.table.priority[call.row] = priority

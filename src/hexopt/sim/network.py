@@ -30,3 +30,10 @@ class Network:
             self._prefill_free[p] = self._decode_free[d] = free
             self._views[0][p].nic_free_us = self._views[1][d].nic_free_us = free
         return start, start + wire + self._latency.transfer_latency_us
+
+    def cut(self, start_us: int, stop_us: int, p: int, d: int, prompt_tokens: int) -> None:
+        """The run stops: of a transfer booked from ``start_us``, count only what lies before."""
+        wire = self._latency.wire_us(p, d, prompt_tokens)
+        after = max(0, start_us + wire - max(start_us, stop_us))
+        self.prefill_busy_us[p] -= after
+        self.decode_busy_us[d] -= after

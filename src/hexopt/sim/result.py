@@ -162,6 +162,14 @@ class RunResult:
         )
 
     @cached_property
+    def plans(self) -> pd.DataFrame:
+        """One row per invocation of the policy: when, and the plan latency it was charged, µs."""
+        import pandas as pd
+
+        planning = self._simulation.planning
+        return pd.DataFrame({"at_us": _column(planning.at_us), "latency_us": _column(planning.latency_us)})
+
+    @cached_property
     def summary(self) -> dict[str, Any]:
         """Figures of the run as plain values; seconds, milliseconds and shares, as their names say.
 
@@ -248,7 +256,7 @@ class RunResult:
         }
         try:
             out.mkdir(parents=True, exist_ok=True)
-            for name in ("calls", "workflows", "instances", "decisions"):
+            for name in ("calls", "workflows", "instances", "decisions", "plans"):
                 getattr(self, name).to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
             lasting = {k: v for k, v in summary.items() if k not in TIMING_KEYS}
             _write_json(out / "summary.json", lasting)
