@@ -39,7 +39,9 @@ MUTATIONS = [
         "prefill KV is held until the transfer ends, not until the batch does (section 3)",
         "sim/engine.py",
         "            call.state = call.view.state = _ADMISSION\n",
-        "            call.state = call.view.state = _ADMISSION\n            p.release(call)\n            call.prompt_blocks = 0\n",
+        "            call.state = call.view.state = _ADMISSION\n"
+        "            p.release(call)\n"
+        "            call.prompt_blocks = 0\n",
     ),
     Mutation(
         "batch forming stops at the first prompt whose KV does not fit (section 3)",

@@ -1,4 +1,4 @@
-"""The first seed of the quickstart, as recorded results. Run this file to record them anew after a change that is meant."""
+"""The first seed of the quickstart, recorded. Run this file to record it anew after a change that is meant."""
 
 from __future__ import annotations
 
