@@ -15,7 +15,6 @@ import hexopt
 from hexopt.core.cluster import Cluster
 from hexopt.core.plan import NO_PLAN, Plan
 from hexopt.core.view import CallState, Trigger
-from hexopt.errors import SimulationStalled
 from hexopt.policies.hexagent import HexAGenT
 from tests.policies.views import Books, by_call, cluster, decode, pairs, prefill, ready
 
@@ -371,7 +370,6 @@ def test_a_landing_plan_reorders_what_still_waits_and_drops_the_rest() -> None:
     assert list(fcfs.calls["priority"]) == [0.0, 1000.0, 2000.0, 3000.0]
 
 
-@pytest.mark.xfail(raises=SimulationStalled, strict=True, reason="it is not called when a completion makes room")
 def test_kv_room_now_calls_left_in_the_pool_are_seen_again() -> None:
     # Room for one call of 60; the second stays in the pool until the first has left, and must then be placed.
     c = cluster(1, [decode(kv_tokens=100)])
@@ -379,12 +377,6 @@ def test_kv_room_now_calls_left_in_the_pool_are_seen_again() -> None:
     assert result.summary["finished_calls"] == 2
 
 
-# -- known deviations
-
-
-@pytest.mark.xfail(
-    strict=True, reason="a long queue is placed without a trace in the projection that ranks decode calls"
-)
 def test_the_compiled_loop_plans_what_the_plain_one_does() -> None:
     # C waits for room on d1 (6 ms a token). d0 takes as many ms as its batch has calls, and six calls about to be
     # placed all go there, from 1 to 6 ms: with them C would decode there at 7 ms, so it stays. Without Numba it does.
@@ -401,7 +393,6 @@ def test_the_compiled_loop_plans_what_the_plain_one_does() -> None:
     assert pairs(ready(HexAGenT(), c).plan(books.view())) == want
 
 
-@pytest.mark.xfail(strict=True, reason="a pair stands although a commitment made another decode instance better")
 def test_a_commitment_can_make_an_instance_better() -> None:
     # d0 takes as many ms as its batch has calls. Six calls of 10 blocks run there, 40 of 100 are free. B (1 + 39): a
     # batch of 7 there, 7 ms a token, but 6 ms on d1. A (28 + 2) is more at risk and takes d0. Now B has no room there

@@ -175,7 +175,6 @@ def test_bad_frames() -> None:
     told(ConfigError, [1, 2], "decisions is a list", "a CSV file or a data frame")
 
 
-@pytest.mark.xfail(strict=True, reason="in a frame, inf overflows and fractions are cut off")
 @pytest.mark.parametrize("at_us", [float("inf"), 1.5])
 def test_bad_instants_in_frames(at_us: float) -> None:
     told(ConfigError, frame(at_us=at_us), "decisions: row 1", "whole number of µs")

@@ -81,7 +81,7 @@ class BasePolicy:
     """
 
     name: ClassVar[str] = "unnamed"
-    triggers: ClassVar[frozenset[Trigger]] = ALL_TRIGGERS
+    triggers: frozenset[Trigger] = ALL_TRIGGERS
     """The events it wants to be called for."""
     default_fallback: ClassVar[str] = "fcfs"
     """The fallback that :func:`hexopt.make_policy` gives it if none is named."""

@@ -23,7 +23,7 @@ class EarliestFinish(BasePolicy):
     """Over all (prefill, decode) pairs, the earliest projected finish; ties to lower indices."""
 
     name: ClassVar[str] = "earliest-finish"
-    triggers: ClassVar[frozenset[Trigger]] = frozenset((Trigger.CALL_READY,))
+    triggers = frozenset((Trigger.CALL_READY,))
 
     def reset(self, cluster: Cluster, latency: LatencyModel, rng: np.random.Generator) -> None:
         """Forget the finishes projected so far."""

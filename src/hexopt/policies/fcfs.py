@@ -18,7 +18,7 @@ class Fcfs(BasePolicy):
     """First come, first served, per call."""
 
     name: ClassVar[str] = "fcfs"
-    triggers: ClassVar[frozenset[Trigger]] = frozenset((Trigger.CALL_READY,))
+    triggers = frozenset((Trigger.CALL_READY,))
 
     def plan(self, view: View) -> Plan:
         """Place every call of the pool."""

@@ -55,7 +55,7 @@ class HexAGenT(BasePolicy):
 
     name: ClassVar[str] = "hexagent"
     default_fallback: ClassVar[str] = "earliest-finish"
-    triggers: ClassVar[frozenset[Trigger]] = frozenset((Trigger.CALL_READY, Trigger.TRANSFER_END))
+    triggers = frozenset((Trigger.CALL_READY, Trigger.TRANSFER_END))
 
     def __init__(
         self,
@@ -73,6 +73,9 @@ class HexAGenT(BasePolicy):
         self.small_queue = small_queue
         self.risk_until = risk_until
         self.kv_room = kv_room
+        if kv_room == "now":
+            # A call left without room is thought of again when a completion makes some.
+            self.triggers = self.triggers | {Trigger.CALL_COMPLETE}
         self.keep_maximum = keep_maximum
         self.replan_queued = replan_queued
         self.decode_priority = decode_priority
@@ -182,6 +185,8 @@ class _Round:
                 self._projection, waiting, horizons, policy.small_queue, self._room_now, self._until_phase
             )
             if placed is not None:
+                for call, finish, p, d, _ in placed:
+                    self._projection.commit(call, finish, p, d)
                 policy._finish_us.update((call.key, finish) for call, finish, _, _, _ in placed)
                 return [_Ranked(risk, call, p, d) for call, _, p, d, risk in placed]
         scored = [(call, pair) for call in waiting if (pair := self._best(call)) is not None]
@@ -200,23 +205,12 @@ class _Round:
         return -self._ratio(call, finish), call.workflow.index, call.index
 
     def _commit_rescoring(self, scored: list[tuple[CallView, Pair]]) -> list[_Ranked]:
-        # A commitment makes only its own two instances worse, so the best pair of a call that uses neither stands.
-        rows = [(self._risk(call, pair), call, pair) for call, pair in scored]
         ranked: list[_Ranked] = []
-        while rows:
-            i = min(range(len(rows)), key=lambda k: rows[k][0])
-            risk, call, pair = rows.pop(i)
-            self._commit(call, pair, risk[0], ranked)
-            p, d = pair[1:]
-            kept = []
-            for row in rows:
-                if row[2][1] == p or row[2][2] == d:
-                    again = self._best(row[1])
-                    if again is None:
-                        continue
-                    row = (self._risk(row[1], again), row[1], again)
-                kept.append(row)
-            rows = kept
+        while scored:
+            risks = [self._risk(call, pair) for call, pair in scored]
+            call, pair = scored.pop(risks.index(min(risks)))
+            self._commit(call, pair, min(risks)[0], ranked)
+            scored = [(c, again) for c, _ in scored if (again := self._best(c)) is not None]
         return ranked
 
     def _commit_in_order(self, scored: list[tuple[CallView, Pair]]) -> list[_Ranked]:

@@ -247,9 +247,8 @@ def place(
         done += 1
         _commit(facts[i], finish, p, d, now, site, state, first)
         if rescore:
-            # A commitment makes only its own two instances worse: the best pair of a call that uses neither stands.
             for j in range(n):
-                if waiting[j] and (best[j, 1] == p or best[j, 2] == d):
+                if waiting[j]:
                     _find_best(facts[j], site, state, first, room_now, best[j])
                     waiting[j] = best[j, 1] >= 0
                     if waiting[j]:

@@ -16,7 +16,7 @@ class RandomChoice(BasePolicy):
     """Draws from the policy's own random stream, so that a run's seed fixes it."""
 
     name: ClassVar[str] = "random"
-    triggers: ClassVar[frozenset[Trigger]] = frozenset((Trigger.CALL_READY,))
+    triggers = frozenset((Trigger.CALL_READY,))
 
     def reset(self, cluster: Cluster, latency: LatencyModel, rng: np.random.Generator) -> None:
         """Take a fresh random stream."""

@@ -102,8 +102,19 @@ def make_policy(name: str, **options: Any) -> Policy:
     if any(o.name == "fallback" for o in known):
         fallback = options.get("fallback", getattr(cls, "default_fallback", "none"))
         if isinstance(fallback, str):
-            options["fallback"] = None if fallback == "none" else make_policy(fallback, fallback="none")
+            options["fallback"] = None if fallback == "none" else _make_fallback(fallback)
+        elif fallback is not None and not isinstance(fallback, Policy):
+            raise ConfigError(
+                f"policy '{name}': option 'fallback' is {fallback!r}, it is a policy, its name or none, correct it"
+            )
     return cls(**options)  # type: ignore[no-any-return]
+
+
+def _make_fallback(name: str) -> Policy:
+    """Build a policy that places calls while a plan is in flight. Its plans apply at once: it needs no fallback."""
+    if any(option.name == "fallback" for option in policy_options(name)):
+        return make_policy(name, fallback="none")
+    return make_policy(name)
 
 
 def policy_record(policy: Policy) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Replay(BasePolicy):
 
     name: ClassVar[str] = "replay"
     default_fallback: ClassVar[str] = "none"
-    triggers: ClassVar[frozenset[Trigger]] = frozenset((Trigger.CALL_READY, Trigger.WAKE_UP))
+    triggers = frozenset((Trigger.CALL_READY, Trigger.WAKE_UP))
 
     def __init__(
         self, *, decisions: str | Path | Any, plan_latency_us: PlanLatency = 0, fallback: Policy | None = None
@@ -129,7 +129,9 @@ def _row(where: str, record: Mapping[str, Any]) -> Row:
     try:
         at_us = int(record["at_us"])
         priority = float(record["priority"])
-    except (TypeError, ValueError):
+        if at_us != record["at_us"] and not isinstance(record["at_us"], str):
+            at_us = -1  # a fraction of a microsecond
+    except (TypeError, ValueError, OverflowError):
         at_us, priority = -1, math.nan
     if at_us < 0 or not math.isfinite(priority):
         raise ConfigError(

@@ -17,7 +17,7 @@ class RoundRobin(BasePolicy):
     """Each call goes to the first instance, from the turn on, that can hold it; the turn moves past it."""
 
     name: ClassVar[str] = "round-robin"
-    triggers: ClassVar[frozenset[Trigger]] = frozenset((Trigger.CALL_READY,))
+    triggers = frozenset((Trigger.CALL_READY,))
 
     def reset(self, cluster: Cluster, latency: LatencyModel, rng: np.random.Generator) -> None:
         """Start over at the first instances."""

@@ -17,7 +17,7 @@ class WorkflowFcfs(BasePolicy):
     """First come, first served, per workflow."""
 
     name: ClassVar[str] = "workflow-fcfs"
-    triggers: ClassVar[frozenset[Trigger]] = frozenset((Trigger.CALL_READY,))
+    triggers = frozenset((Trigger.CALL_READY,))
 
     def plan(self, view: View) -> Plan:
         """Place every call of the pool; queues break ties of arrival by ready time themselves."""

@@ -218,6 +218,8 @@ class Simulation:
                 _, kind, _, payload = heapq.heappop(heap)
                 handlers[kind](now, payload)
             self._dispatch(now)
+            if self._wakes_in_vain >= _PATIENCE:
+                self._check_wakes()
         self._finish()
 
     def _finish(self) -> None:
@@ -336,15 +338,15 @@ class Simulation:
     def _on_wake(self, now: int, payload: None) -> None:
         self._triggers.add(Trigger.WAKE_UP)
         self._wakes_in_vain += 1
-        if self._wakes_in_vain >= _PATIENCE and self._only_wakes_are_left():
+
+    def _check_wakes(self) -> None:
+        """Find out a policy that waits for nothing."""
+        self._wakes_in_vain = 0  # look again after as many
+        if self._next_root == len(self._roots) and all(event[1] in (_WAKE, _LANDING) for event in self._heap):
             raise SimulationStalled(
                 f"policy '{self.policy.name}': it asked for {_PATIENCE} wake-ups in a row without a decision and "
                 f"nothing else can happen, {self._where_stuck()}, every ready call must be placed"
             )
-
-    def _only_wakes_are_left(self) -> bool:
-        self._wakes_in_vain = 0  # look again after as many
-        return self._next_root == len(self._roots) and all(event[1] in (_WAKE, _LANDING) for event in self._heap)
 
     # -- the dispatch phase
 
@@ -443,6 +445,7 @@ class Simulation:
         planning.plans += 1
         planning.total_ns += took
         planning.longest_ns = max(planning.longest_ns, took)
+        _check_is_plan(self.policy, now, plan)
         if plan.wake_us is not None:
             if plan.wake_us <= now:
                 raise PlanError(
@@ -480,7 +483,9 @@ class Simulation:
         view.now_us = now
         view.triggers = frozenset((Trigger.CALL_READY,))
         view.pool = unplaced
-        for decision in self._fallback.plan(view).decisions:
+        plan = self._fallback.plan(view)
+        _check_is_plan(self._fallback, now, plan)
+        for decision in plan.decisions:
             call = self._live.get(decision.call)
             if call is not None:
                 decision = decision._replace(priority=float(call.ready_us))
@@ -655,6 +660,20 @@ class _Candidates:
         if blocks not in known:
             known[blocks] = tuple(i for i, room in enumerate(self._rooms[role]) if blocks <= room)
         return known[blocks]
+
+
+def _check_is_plan(policy: Policy, now: int, plan: object) -> None:
+    if (
+        isinstance(plan, Plan)
+        and isinstance(plan.decisions, Sequence)
+        and all(isinstance(decision, Decision) for decision in plan.decisions)
+        and (plan.wake_us is None or (isinstance(plan.wake_us, int) and not isinstance(plan.wake_us, bool)))
+    ):
+        return
+    raise PlanError(
+        f"policy '{policy.name}': its answer at {now} µs is {str(plan)[:200]}, a policy answers with "
+        "Plan(decisions, wake_us), a sequence of Decision and a whole number of µs or None, correct it"
+    )
 
 
 def _known(us: int | None) -> int:
