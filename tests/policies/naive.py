@@ -174,15 +174,11 @@ Ranked = tuple[float, CallView, int, int]
 
 
 class NaiveHexagent:
-    """Every round from scratch; only the finishes projected at placement are remembered.
+    """Every round from scratch; only the finishes projected at placement are remembered."""
 
-    ``pairs_stand``: after a commitment score only those calls anew whose pair shares an instance with it.
-    """
-
-    def __init__(self, cluster: Cluster, options: Options, *, pairs_stand: bool = False) -> None:
+    def __init__(self, cluster: Cluster, options: Options) -> None:
         self.cluster = cluster
         self.options = options
-        self.pairs_stand = pairs_stand
         self.finish_us: dict[int, int] = {}
 
     def plan(self, view: View) -> list[Decision]:
@@ -233,13 +229,8 @@ class NaiveHexagent:
             last = max(risk, last)
             ranked.append((last, call, pair[1], pair[2]))
             if rescore:
-                rows = [again for row in rows if (again := self._rescore(state, row, pair)) is not None]
+                rows = [again for row in rows if (again := self._score(state, row[1])) is not None]
         return ranked
-
-    def _rescore(self, state: State, row: Scored, committed: Pair) -> Scored | None:
-        if self.pairs_stand and row[2][1] != committed[1] and row[2][2] != committed[2]:
-            return row
-        return self._score(state, row[1])
 
     def _decode(self, state: State, view: View, d: DecodeView) -> list[Ranked]:
         rows = []

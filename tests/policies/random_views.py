@@ -22,9 +22,7 @@ KNOTS = (
 
 
 @st.composite
-def clusters(draw: st.DrawFn, ample: bool = False) -> Cluster:
-    """A cluster; ``ample``: there is always room for KV, and no batch is faster than a smaller one."""
-    rooms = (100_000,) if ample else (60, 100, 1000)
+def clusters(draw: st.DrawFn) -> Cluster:
     kinds_p = draw(
         st.lists(
             st.builds(
@@ -41,9 +39,9 @@ def clusters(draw: st.DrawFn, ample: bool = False) -> Cluster:
         st.lists(
             st.builds(
                 decode,
-                knots=st.sampled_from(KNOTS[:3] if ample else KNOTS),
+                knots=st.sampled_from(KNOTS),
                 b2_ms=st.sampled_from((0.0, 0.5, 1e-3 / 3)),
-                kv_tokens=st.sampled_from(rooms),
+                kv_tokens=st.sampled_from((60, 100, 1000)),
                 max_batch=st.integers(1, 4),
                 nic=st.sampled_from((1e9, 1e6)),
             ),
@@ -55,7 +53,7 @@ def clusters(draw: st.DrawFn, ample: bool = False) -> Cluster:
     decodes = [draw(st.sampled_from(kinds_d)) for _ in range(draw(st.integers(1, 4)))]
     # One of each pool holds anything, so that no call is homeless.
     prefills.append(prefill(kv_tokens=200, ms=draw(st.sampled_from((1.0, 10.0)))))
-    decodes.append(decode(kv_tokens=100_000 if ample else 200, knots=KNOTS[0], max_batch=4))
+    decodes.append(decode(kv_tokens=200, knots=KNOTS[0], max_batch=4))
     return cluster(
         [replace(p, name=f"p{i}") for i, p in enumerate(prefills)],
         [replace(d, name=f"d{i}") for i, d in enumerate(decodes)],
@@ -80,9 +78,9 @@ STATES = (
 
 
 @st.composite
-def books(draw: st.DrawFn, ample: bool = False, max_calls: int = 14) -> tuple[Books, dict[int, int]]:
+def books(draw: st.DrawFn, max_calls: int = 14) -> tuple[Books, dict[int, int]]:
     """Books with calls anywhere, and finishes projected for some of those placed."""
-    c = draw(clusters(ample))
+    c = draw(clusters())
     now = 50_000
     made = Books(c, now)
     finish: dict[int, int] = {}

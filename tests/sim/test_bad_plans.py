@@ -161,7 +161,6 @@ def test_a_wake_up_lies_in_the_future(wake_us: int) -> None:
         run(flows((7, 100, 5)), cluster(), policy)
 
 
-@pytest.mark.xfail(strict=True, reason="an AttributeError or TypeError, or a run on fractions of a microsecond")
 @pytest.mark.parametrize("plan", [None, Plan((), 10.5), Plan((), "soon"), Plan(None), Plan((1,))])  # type: ignore[arg-type]
 def test_what_is_no_plan(plan: Any) -> None:
     class Strange(Acting):

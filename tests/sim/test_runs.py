@@ -9,9 +9,10 @@ import pytest
 
 import hexopt
 from hexopt.core.cluster import PrefillLatency
-from hexopt.core.plan import Decision
+from hexopt.core.plan import Decision, Plan
 from hexopt.core.view import View
 from hexopt.errors import CalibrationRangeError, CapacityError, ClusterError, SimulationStalled
+from hexopt.sim import engine
 from hexopt.sim.engine import Simulation
 from hexopt.sim.predictors import Oracle
 from tests.policies.views import cluster, decode, prefill
@@ -38,7 +39,7 @@ def test_calls_left_in_the_pool() -> None:
 
 
 def test_where_the_calls_are_that_are_left() -> None:
-    # The first call of each workflow is placed; the chain's second is revealed and left, its third is not even revealed.
+    # The first call of each workflow is placed. The chain's second is revealed and left, its third not even revealed.
     trace = hexopt.Trace((*flows((0, 10, 2), (0, 10, 2)).workflows, chain(2, 2, 2)))
     with pytest.raises(
         SimulationStalled, match=r"2 calls are left but no event is, 1 in state pool \(first: 'chain/c1'\)"
@@ -128,8 +129,8 @@ def test_decode_batch_beyond_the_last_knot() -> None:
     two = run(flows((0, 10, 9), (0, 10, 9)), site, spread)
     three = run(flows((0, 10, 9), (0, 10, 9), (0, 10, 9)), site, spread)
     assert (two.summary["h_extrapolated"], three.summary["h_extrapolated"]) == (False, True)
-    # The first joins alone, for 1 ms, while the others' KV arrives. Then h(3) = 3 on the line through the last two knots:
-    # 7 iterations until the first leaves, and one of 2 ms for the two that are left.
+    # The first joins alone, for 1 ms, while the others' KV arrives. Then h(3) = 3 on the line through the last two
+    # knots: 7 iterations until the first leaves, and one of 2 ms for the two that are left.
     assert three.calls["complete_us"][2] - three.calls["join_us"][2] == 7 * 3_000 + 2_000
 
 
@@ -228,3 +229,23 @@ def test_simulation_needs_known_times() -> None:
     trace = hexopt.Trace((hexopt.Workflow("w", "a", None, (hexopt.Call("c", (), 10, 1),)),))
     with pytest.raises(hexopt.HexoptError, match="a time is unknown"):
         Simulation(trace, cluster(), Acting(place_all), Oracle())
+
+
+def test_endless_wake_ups_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_PATIENCE", 50)
+    with pytest.raises(
+        SimulationStalled, match="asked for 50 wake-ups in a row without a decision and nothing else can"
+    ):
+        run(flows((0, 10, 2)), cluster(), lambda view: Plan((), view.now_us + 1))
+
+
+def test_waiting_for_something_is_no_endless_waking(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It wakes every 10 µs, in vain nearly always. At 22 ms a prefill ends, as it wakes for the thousandth time since
+    # the last decision: no event is left for the moment, but the call is about to be admitted.
+    monkeypatch.setattr(engine, "_PATIENCE", 50)
+
+    def act(view: View) -> Any:
+        return Plan(list(place_all(view)) if view.now_us in (0, 12_000) else (), view.now_us + 10)
+
+    trace = flows((0, 10, 2), (5, 10, 2), (12_000, 10, 2))
+    assert run(trace, cluster(), act).summary["finished_calls"] == 3
