@@ -26,10 +26,7 @@ class Item:
     index: int
     kv_blocks: int
     entry: Any = None
-
-    @property
-    def view(self) -> Any:
-        return SimpleNamespace(call_id="c")
+    call_id: str = "c"
 
     def key(self) -> tuple[float, int, int, int]:
         return self.priority, self.ready_us, self.workflow.index, self.index

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 
 from hexopt.core.cluster import DecodeInstance
-from hexopt.core.view import CallView, DecodeView
+from hexopt.core.view import CallState, CallView, DecodeView
 from hexopt.latency import ClusterLatency
 from hexopt.latency.curves import boundary_us, iterations_within
 from hexopt.sim.live import LiveCall
@@ -65,11 +65,10 @@ class DecodeEngine:
 
     def bind(self, call: LiveCall) -> None:
         """A call is placed here."""
-        seen = call.view
         view = self.view
-        self.bound_view[seen.key] = seen
-        view.outstanding_tokens += seen.prompt_tokens + seen.predicted_output_tokens
-        if seen.predicted_output_tokens > 1 or call.state > 2:
+        self.bound_view[call.key] = call.view
+        view.outstanding_tokens += call.prompt_tokens + call.predicted_tokens
+        if call.predicted_tokens > 1 or call.state > CallState.PREFILLING:
             self.count(call)
 
     def count(self, call: LiveCall) -> None:
@@ -77,19 +76,18 @@ class DecodeEngine:
         call.counted = True
         view = self.view
         view.decoding += 1
-        view.decoding_blocks += call.view.kv_blocks
+        view.decoding_blocks += call.predicted_blocks
         view.decoding_tokens += call.prompt_tokens + 1
 
     def unbind(self, call: LiveCall) -> None:
         """The call is complete, or placed elsewhere."""
-        seen = call.view
         view = self.view
-        del self.bound_view[seen.key]
-        view.outstanding_tokens -= seen.prompt_tokens + seen.predicted_output_tokens
+        del self.bound_view[call.key]
+        view.outstanding_tokens -= call.prompt_tokens + call.predicted_tokens
         if call.counted:
             call.counted = False
             view.decoding -= 1
-            view.decoding_blocks -= seen.kv_blocks
+            view.decoding_blocks -= call.predicted_blocks
             view.decoding_tokens -= call.prompt_tokens + 1
 
     # -- KV

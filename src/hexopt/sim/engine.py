@@ -22,11 +22,13 @@ from hexopt.core.protocols import ALL_TRIGGERS, Policy, Predictor
 from hexopt.core.streams import stream
 from hexopt.core.view import CallState, CallView, Trigger, View
 from hexopt.core.workflow import Trace
-from hexopt.errors import CapacityError, ConfigError, PlanError, SimulationStalled
+from hexopt.errors import ConfigError, SimulationStalled
 from hexopt.latency import ClusterLatency
+from hexopt.sim.candidates import Candidates, check_capacity
 from hexopt.sim.decode import DecodeEngine
 from hexopt.sim.live import LiveCall, LiveWorkflow
 from hexopt.sim.network import Network
+from hexopt.sim.plans import DecisionRules, check_plan, plan_latency
 from hexopt.sim.prefill import PrefillEngine
 from hexopt.sim.table import NONE, CallTable, DecisionTable
 
@@ -106,11 +108,12 @@ class Simulation:
         self._view = View([p.view for p in self.prefill], [d.view for d in self.decode])
         self._predictor = predictor
         self._progress = progress
-        self._candidates = _Candidates(self.latency)
-        self._check_capacity()
+        self._candidates = Candidates(self.latency)
+        self._rules = DecisionRules(cluster.binding)
+        check_capacity(trace, cluster, self.latency)
 
         self._wakes_in_vain = 0
-        self._plan_latency_us = _plan_latency(policy)
+        self._plan_latency_us = plan_latency(policy)
         self._subscribed: frozenset[Trigger] = frozenset(getattr(policy, "triggers", ALL_TRIGGERS))
         self._fallback: Policy | None = getattr(policy, "fallback", None)
         # The predictor's stream does not depend on the policy, nor the policy's on its fallback's.
@@ -135,30 +138,11 @@ class Simulation:
         self._touched_prefill: set[int] = set()
         self._touched_batch: set[int] = set()
         self._strict = cluster.kv_admission == "strict"
-        self._handoff = cluster.binding == "handoff"
         self._first_row: list[int] = []
         self._roots = self._plan_roots()
         self._next_root = 0
 
     # -- before the run
-
-    def _check_capacity(self) -> None:
-        blocks = self.latency.blocks
-        room_p = max(self.latency.prefill_capacity_blocks)
-        room_d = max(self.latency.decode_capacity_blocks)
-        for w in self.trace.workflows:
-            for c in w.calls:
-                # Comparing tokens first keeps the two divisions off the common path.
-                for role, tokens, room in (
-                    ("prefill", c.prompt_tokens, room_p),
-                    ("decode", c.prompt_tokens + c.output_tokens if c.output_tokens > 1 else 0, room_d),
-                ):
-                    if tokens > room * self.cluster.block_tokens:
-                        raise CapacityError(
-                            f"call '{w.workflow_id}/{c.call_id}': it needs {blocks(tokens)} KV blocks "
-                            f"for {tokens} tokens, the largest {role} instance of cluster "
-                            f"'{self.cluster.name}' holds {room} blocks, raise kv_tokens or drop the workflow"
-                        )
 
     def _plan_roots(self) -> list[tuple[int, int, int]]:
         roots: list[tuple[int, int, int]] = []
@@ -226,7 +210,7 @@ class Simulation:
         if self.stop_us is not None:
             for p in self.prefill:
                 if p.batch:
-                    p.busy_us -= p.view.busy_until_us - self.stop_us
+                    p.busy_us -= p.end_us - self.stop_us
             for d in self.decode:
                 d.stop(self.stop_us)
             for call in self._live.values():
@@ -244,13 +228,13 @@ class Simulation:
             )
 
     def _where_stuck(self) -> str:
-        names = {s: s.name.lower() for s in CallState}
         counts: dict[str, int] = {}
         for call in self._live.values():
-            counts[names[call.view.state]] = counts.get(names[call.view.state], 0) + 1
+            name = CallState(call.state).name.lower()
+            counts[name] = counts.get(name, 0) + 1
         stuck = ", ".join(f"{n} in state {state}" for state, n in sorted(counts.items()))
         first = min(self._live.values(), key=lambda c: c.row, default=None)
-        who = "" if first is None else f" (first: '{first.view.workflow.workflow_id}/{first.view.call_id}')"
+        who = "" if first is None else f" (first: '{first.workflow.truth.workflow_id}/{first.call_id}')"
         return (stuck or "none of them revealed") + who
 
     def _push(self, at_us: int, kind: int, payload: object) -> None:
@@ -276,7 +260,7 @@ class Simulation:
             if not call.counted:
                 d.count(call)
             d.admission.add(call)
-            d.waiting_view[call.view.key] = call.view
+            d.waiting_view[call.key] = call.view
             self._touched_admission.add(d.index)
         self._idled.append(p)
 
@@ -310,7 +294,7 @@ class Simulation:
         seen.state = _COMPLETE
         seen.output_tokens = call.output_tokens
         d.unbind(call)
-        del self._live[seen.key]
+        del self._live[call.key]
         self._complete += 1
         if self._progress is not None and self._complete % _PROGRESS_EVERY == 0:
             self._progress(self._complete, self.trace.call_count)
@@ -358,7 +342,10 @@ class Simulation:
         self._idled.clear()
         if self._landing is not None:
             for decision in self._landing.decisions:
-                self._apply(now, decision, overtaken_is_error=False)
+                # It was checked when it was made; since then the call may have moved on.
+                call = self._live.get(decision.call)
+                if call is not None and not self._rules.overtaken(call, decision):
+                    self._apply(now, call, decision)
             self._landing = self._in_flight = None
         if self._triggers and self._in_flight is None:
             self._invoke(now)
@@ -404,7 +391,8 @@ class Simulation:
             kv_blocks = blocks(prompt + output)
             key = self._revealed
             self._revealed = key + 1
-            candidates = self._candidates
+            prefill_candidates = self._candidates.prefill(prompt_blocks)
+            decode_candidates = self._candidates.decode(kv_blocks if output > 1 else 0)
             seen = CallView(
                 key,
                 workflow.view,
@@ -416,12 +404,14 @@ class Simulation:
                 c.cached_prefix_tokens,
                 predicted,
                 blocks(prompt + predicted),
-                candidates.prefill(prompt_blocks),
-                candidates.decode(kv_blocks if output > 1 else 0),
+                prefill_candidates,
+                decode_candidates,
             )
             workflow.views[ci] = seen
             workflow.view.calls.append(seen)
-            self._live[key] = call = LiveCall(workflow, ci, now, prompt, output, prompt_blocks, kv_blocks, seen)
+            self._live[key] = call = LiveCall(
+                workflow, ci, seen, prompt_blocks, kv_blocks, output, prefill_candidates, decode_candidates
+            )
             self._pool[key] = seen
             self.table.ready_us[call.row] = now
             views.append(seen)
@@ -445,31 +435,19 @@ class Simulation:
         planning.plans += 1
         planning.total_ns += took
         planning.longest_ns = max(planning.longest_ns, took)
-        _check_is_plan(self.policy, now, plan)
+        check_plan(self.policy, now, plan)
         if plan.wake_us is not None:
-            if plan.wake_us <= now:
-                raise PlanError(
-                    f"policy '{self.policy.name}': it asks at {now} µs for a wake-up at {plan.wake_us} µs, "
-                    "a wake-up lies in the future, ask for a later instant"
-                )
             self._push(plan.wake_us, _WAKE, None)
         latency_us = self._plan_latency_us
         if latency_us is None:
             latency_us = -(-took // 1000)
         planning.at_us.append(now)
         planning.latency_us.append(latency_us)
-        decided: set[int] = set()
         for decision in plan.decisions:
-            if decision.call in decided:
-                raise PlanError(
-                    f"policy '{self.policy.name}': its plan at {now} µs decides twice about call {decision.call}, "
-                    "a plan has one decision per call, drop one"
-                )
-            decided.add(decision.call)
             if latency_us:
-                self._check(now, decision)
+                self._check(self.policy, now, decision)
             else:
-                self._apply(now, decision, overtaken_is_error=True)
+                self._apply(now, self._check(self.policy, now, decision), decision)
         if latency_us:
             # The policy may reuse its list; what was decided is fixed now.
             self._in_flight = Plan(tuple(plan.decisions), None)
@@ -484,75 +462,17 @@ class Simulation:
         view.triggers = frozenset((Trigger.CALL_READY,))
         view.pool = unplaced
         plan = self._fallback.plan(view)
-        _check_is_plan(self._fallback, now, plan)
+        check_plan(self._fallback, now, plan)
         for decision in plan.decisions:
             call = self._live.get(decision.call)
             if call is not None:
                 decision = decision._replace(priority=float(call.ready_us))
-            self._apply(now, decision, overtaken_is_error=True)
+            self._apply(now, self._check(self._fallback, now, decision), decision)
 
-    def _check(self, now: int, decision: Decision) -> LiveCall:
-        """Return the call that a decision is about; raise if the decision can never be carried out."""
-        call = self._live.get(decision.call)
-        if call is None:
-            if isinstance(decision.call, int) and 0 <= decision.call < self._revealed:
-                raise self._plan_error(now, decision, None, "the call is complete, decide about incomplete calls only")
-            raise self._plan_error(now, decision, None, "no call with this key is revealed, use the key of a CallView")
-        for role, index, candidates in (
-            ("prefill", decision.prefill, call.view.prefill_candidates),
-            ("decode", decision.decode, call.view.decode_candidates),
-        ):
-            if not hasattr(type(index), "__index__") or index not in candidates:
-                raise self._plan_error(
-                    now,
-                    decision,
-                    call,
-                    f"{role} instance {index!r} does not exist or its total KV capacity does not hold the call, "
-                    f"legal are {list(candidates)}, choose one of the call's {role}_candidates",
-                )
-        try:
-            finite = math.isfinite(decision.priority)
-        except TypeError:
-            finite = False
-        if not finite:
-            raise self._plan_error(now, decision, call, f"priority {decision.priority!r} is no finite number, use one")
-        why = self._overtaken(call, decision)
-        if why:
-            raise self._plan_error(now, decision, call, why)
-        return call
+    def _check(self, policy: Policy, now: int, decision: Decision) -> LiveCall:
+        return self._rules.check(policy, now, decision, self._live.get(decision.call), self._revealed)
 
-    def _overtaken(self, call: LiveCall, decision: Decision) -> str:
-        """Say why a decision cannot be carried out any more; empty if it can."""
-        state = call.state
-        if state <= _QUEUED:
-            return ""
-        if decision.prefill != call.prefill:
-            return f"the call's prefill has started on instance {call.prefill}, a started prefill is never moved"
-        if decision.decode != call.decode and not (self._handoff and state <= _ADMISSION):
-            return (
-                f"the call is bound to decode instance {call.decode}, under binding "
-                f"'{self.cluster.binding}' it is too late to re-bind it"
-            )
-        if state >= _RUNNING:
-            return "the call has joined its batch, nothing is left to decide"
-        return ""
-
-    def _plan_error(self, now: int, decision: Decision, call: LiveCall | None, why: str) -> PlanError:
-        who = f"call {decision.call!r}" if call is None else f"'{call.view.workflow.workflow_id}/{call.view.call_id}'"
-        return PlanError(
-            f"policy '{self.policy.name}': its decision at {now} µs about {who} "
-            f"(prefill {decision.prefill}, decode {decision.decode}, priority {decision.priority}): {why}"
-        )
-
-    def _apply(self, now: int, decision: Decision, overtaken_is_error: bool) -> None:
-        if overtaken_is_error:
-            call = self._check(now, decision)
-        else:
-            # It was checked when it was made; since then the call may have moved on.
-            found = self._live.get(decision.call)
-            if found is None or self._overtaken(found, decision):
-                return
-            call = found
+    def _apply(self, now: int, call: LiveCall, decision: Decision) -> None:
         p, d = operator.index(decision.prefill), operator.index(decision.decode)
         priority = float(decision.priority)
         if call.state != _POOL and p == call.prefill and d == call.decode and priority == call.priority:
@@ -564,7 +484,7 @@ class Simulation:
         call.priority = seen.priority = self.table.priority[call.row] = priority
         if call.state <= _QUEUED:
             if call.state == _POOL:
-                del self._pool[seen.key]
+                del self._pool[call.key]
                 self.table.placed_us[call.row] = now
                 call.state = seen.state = _QUEUED
                 self.prefill[p].enqueue(call)
@@ -595,11 +515,11 @@ class Simulation:
             old.unbind(call)
             if call.state == _ADMISSION:
                 old.admission.remove(call)
-                del old.waiting_view[seen.key]
+                del old.waiting_view[call.key]
                 self._touched_admission.add(old.index)
         if call.state == _ADMISSION:
             new.admission.add(call)
-            new.waiting_view[seen.key] = seen
+            new.waiting_view[call.key] = seen
             self._touched_admission.add(d)
         call.decode = seen.decode = d
         self.table.decode[call.row] = d
@@ -634,62 +554,12 @@ class Simulation:
             join_column[call.row] = seen.join_us = now
             seen.joined_iteration = iterations
             call.state = seen.state = _RUNNING
-            del d.waiting_view[seen.key]
+            del d.waiting_view[call.key]
         if d.open:
             self._push(d.next_us, _BOUNDARY, d)
-
-
-class _Candidates:
-    """Which instances' total capacity holds a call; one shared sequence per distinct answer."""
-
-    def __init__(self, latency: ClusterLatency) -> None:
-        self._rooms = (latency.prefill_capacity_blocks, latency.decode_capacity_blocks)
-        self._least = tuple(min(room) for room in self._rooms)
-        # A range answers "is it in there" without looking at each instance.
-        self._all = tuple(range(len(room)) for room in self._rooms)
-        self._known: tuple[dict[int, tuple[int, ...]], ...] = ({}, {})
-
-    def prefill(self, blocks: int) -> Sequence[int]:
-        return self._all[0] if blocks <= self._least[0] else self._some(0, blocks)
-
-    def decode(self, blocks: int) -> Sequence[int]:
-        return self._all[1] if blocks <= self._least[1] else self._some(1, blocks)
-
-    def _some(self, role: int, blocks: int) -> tuple[int, ...]:
-        known = self._known[role]
-        if blocks not in known:
-            known[blocks] = tuple(i for i, room in enumerate(self._rooms[role]) if blocks <= room)
-        return known[blocks]
-
-
-def _check_is_plan(policy: Policy, now: int, plan: object) -> None:
-    if (
-        isinstance(plan, Plan)
-        and isinstance(plan.decisions, Sequence)
-        and all(isinstance(decision, Decision) for decision in plan.decisions)
-        and (plan.wake_us is None or (isinstance(plan.wake_us, int) and not isinstance(plan.wake_us, bool)))
-    ):
-        return
-    raise PlanError(
-        f"policy '{policy.name}': its answer at {now} µs is {str(plan)[:200]}, a policy answers with "
-        "Plan(decisions, wake_us), a sequence of Decision and a whole number of µs or None, correct it"
-    )
 
 
 def _known(us: int | None) -> int:
     if us is None:
         raise ConfigError("trace: a time is unknown (null), a simulation needs all of them, apply a rule first")
     return us
-
-
-def _plan_latency(policy: Policy) -> int | None:
-    """Return the fixed plan latency in µs, ``None`` for the measured one."""
-    value = getattr(policy, "plan_latency_us", 0)
-    if value == "measured":
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(
-            f"policy '{policy.name}': plan_latency_us is {value!r}, "
-            "it is a whole number of µs of at least 0 or 'measured', correct it"
-        )
-    return value

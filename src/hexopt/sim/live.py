@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hexopt.core.view import CallView, WorkflowView
 from hexopt.core.workflow import Workflow
 
@@ -29,16 +31,25 @@ class LiveWorkflow:
 
 
 class LiveCall:
-    """Truth and whereabouts of one call. ``entry`` is its place in the one local queue that holds it, if any."""
+    """Truth and whereabouts of one call. ``entry`` is its place in the one local queue that holds it, if any.
+
+    It repeats what the view says of the call, since the engine never reads a view back.
+    """
 
     __slots__ = (
+        "call_id",
         "counted",
         "decode",
+        "decode_candidates",
         "entry",
         "index",
+        "key",
         "kv_blocks",
         "output_tokens",
+        "predicted_blocks",
+        "predicted_tokens",
         "prefill",
+        "prefill_candidates",
         "priority",
         "prompt_blocks",
         "prompt_tokens",
@@ -53,22 +64,28 @@ class LiveCall:
         self,
         workflow: LiveWorkflow,
         index: int,
-        ready_us: int,
-        prompt_tokens: int,
-        output_tokens: int,
+        view: CallView,
         prompt_blocks: int,
         kv_blocks: int,
-        view: CallView,
+        output_tokens: int,
+        prefill_candidates: Sequence[int],
+        decode_candidates: Sequence[int],
     ) -> None:
         self.workflow = workflow
         self.index = index
         self.row = workflow.first_row + index
-        self.ready_us = ready_us
-        self.prompt_tokens = prompt_tokens
+        self.view = view
+        self.key = view.key
+        self.call_id = view.call_id
+        self.ready_us = view.ready_us
+        self.prompt_tokens = view.prompt_tokens
         self.output_tokens = output_tokens
         self.prompt_blocks = prompt_blocks
         self.kv_blocks = kv_blocks
-        self.view = view
+        self.predicted_tokens = view.predicted_output_tokens
+        self.predicted_blocks = view.kv_blocks
+        self.prefill_candidates = prefill_candidates
+        self.decode_candidates = decode_candidates
         self.state = 0
         self.prefill = -1
         self.decode = -1

@@ -20,7 +20,7 @@ class PrefillEngine:
         self.capacity_blocks = latency.prefill_capacity_blocks[index]
         self.used_blocks = 0
         self.peak_blocks = 0
-        self.start_us = 0
+        self.end_us = 0
         self.busy_us = 0
         self.batches = 0
         self.max_batch_tokens = instance.max_batch_tokens
@@ -61,14 +61,14 @@ class PrefillEngine:
             duration = self._latency.prefill_batch_us(self.index, tokens, attention)
         if self._last_knot < BASE_TOKENS and tokens > self._last_knot:
             self.extrapolated = True
-        self.start_us = now_us
+        self.end_us = now_us + duration
         self.batches += 1
         self.busy_us += duration
         view = self.view
         view.busy_until_us = now_us + duration
         view.kv_used_blocks = self.used_blocks
         for call in batch:
-            del self.queue_view[call.view.key]
+            del self.queue_view[call.key]
             view.queued_us -= self._latency.prefill_us(self.index, call.prompt_tokens)
         return now_us + duration
 
@@ -76,7 +76,7 @@ class PrefillEngine:
         """Queue a call just placed here."""
         self.queue.add(call)
         view = self.view
-        self.queue_view[call.view.key] = call.view
+        self.queue_view[call.key] = call.view
         view.queued_us += self._latency.prefill_us(self.index, call.prompt_tokens)
         view.outstanding_tokens += call.prompt_tokens
 
@@ -84,7 +84,7 @@ class PrefillEngine:
         """Take a queued call out again: it is placed elsewhere."""
         self.queue.remove(call)
         view = self.view
-        del self.queue_view[call.view.key]
+        del self.queue_view[call.key]
         view.queued_us -= self._latency.prefill_us(self.index, call.prompt_tokens)
         view.outstanding_tokens -= call.prompt_tokens
 

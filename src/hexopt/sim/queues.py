@@ -43,7 +43,7 @@ class LocalQueue:
         """Take a queued call out, wherever it stands."""
         entry = call.entry
         if entry is None:
-            raise RuntimeError(f"call '{call.view.call_id}' is in no queue: an engine defect")
+            raise RuntimeError(f"call '{call.call_id}' is in no queue: an engine defect")
         del self._items[bisect_left(self._items, entry, lo=self._head)]
         call.entry = None
 
