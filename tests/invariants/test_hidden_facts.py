@@ -86,7 +86,7 @@ def candidates(cluster: Cluster, call: Call) -> list[int]:
 def test_an_output_length_shows_when_the_call_completes(policy: str) -> None:
     """With KV room for all, the first difference is the earlier of the call's two completions."""
 
-    @profile(25)
+    @profile(40)
     @given(run_settings(predictors=BLIND, policies=(policy,)), st.data())
     def check(setting: Setting, data: st.DataObject) -> None:
         setting = replace(setting, cluster=roomy(setting.cluster))
@@ -106,7 +106,7 @@ def test_an_output_length_shows_when_the_call_completes(policy: str) -> None:
 def test_an_output_length_shows_when_its_room_is_reserved(policy: str) -> None:
     """Where KV is short, a reservation of other blocks shows at admission; one of as many blocks still does not."""
 
-    @profile(25)
+    @profile(40)
     @given(run_settings(predictors=BLIND, policies=(policy,)), st.data())
     def check(setting: Setting, data: st.DataObject) -> None:
         w, c = any_call(setting.trace, data.draw)
@@ -131,7 +131,7 @@ def test_an_output_length_shows_when_its_room_is_reserved(policy: str) -> None:
 def test_a_call_shows_when_it_is_revealed(policy: str) -> None:
     """Other lengths, another tool delay, or no such call at all: nothing differs before it is ready in either run."""
 
-    @profile(35)
+    @profile(50)
     @given(run_settings(predictors=BLIND, policies=(policy,)), st.data())
     def check(setting: Setting, data: st.DataObject) -> None:
         setting = replace(setting, cluster=roomy(setting.cluster))

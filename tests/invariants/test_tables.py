@@ -24,7 +24,7 @@ from tests.invariants.runs import Setting, profile, run_settings
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_tables(name: str) -> None:
-    @profile(80)
+    @profile(150)
     @given(run_settings())
     def check(setting: Setting) -> None:
         CHECKS[name](Evidence.of(setting.run()))

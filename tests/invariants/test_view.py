@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 
 from hexopt.core.cluster import Cluster
-from hexopt.core.plan import Plan
+from hexopt.core.plan import Decision, Plan
 from hexopt.core.view import CallState, CallView, DecodeView, PrefillView, View
 from hexopt.core.workflow import Call, Trace, Workflow
 from hexopt.sim.live import LiveCall, LiveWorkflow
+from hexopt.sim.prefill import PrefillEngine
 from tests.invariants.runs import POLICIES, Recorder, Setting, profile, roomy, run_settings
 
 TRUTH_MODULES = ("hexopt.sim", "hexopt.core.workflow", "hexopt.traces", "hexopt.api")
@@ -205,13 +206,7 @@ class Vandal(Recorder):
                     setattr(thing, field.name, -12345)
         view.now_us = 5
         view.pool = ()
-        return Plan([self.decision(*d) for d in decisions])
-
-    @staticmethod
-    def decision(*values: Any) -> Any:
-        from hexopt.core.plan import Decision
-
-        return Decision(*values)
+        return Plan([Decision(*d) for d in decisions])
 
 
 class Tidy(Vandal):
@@ -220,18 +215,37 @@ class Tidy(Vandal):
     def plan(self, view: View) -> Plan:
         return Plan(
             [
-                self.decision(call.key, call.prefill_candidates[0], call.decode_candidates[0], float(call.key))
+                Decision(call.key, call.prefill_candidates[0], call.decode_candidates[0], float(call.key))
                 for call in view.pool
             ]
         )
 
 
-@profile(40)
-@given(run_settings(policies=("fcfs",), latencies=(0, 500)))
-def test_writing_to_a_view_moves_nothing(setting: Setting) -> None:
+def assert_unmoved(setting: Setting) -> None:
     runs = [setting.run(kind(setting.make_policy())) for kind in (Tidy, Vandal)]
     for table in ("calls", "decisions", "instances"):
         assert getattr(runs[0], table).equals(getattr(runs[1], table)), table
+
+
+@profile(40)
+@given(run_settings(policies=("fcfs",), latencies=(0, 500)))
+def test_writing_to_a_view_moves_nothing(setting: Setting) -> None:
+    assert_unmoved(setting)
+
+
+def test_an_engine_that_reads_its_views_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.invariants.test_tables import crowded
+
+    start_batch = PrefillEngine.start_batch
+
+    def credulous(engine: PrefillEngine, now_us: int) -> int:
+        engine.used_blocks = engine.view.kv_used_blocks
+        return start_batch(engine, now_us)
+
+    monkeypatch.setattr(PrefillEngine, "start_batch", credulous)
+    e = crowded()
+    with pytest.raises(AssertionError):
+        assert_unmoved(Setting(e.trace, e.cluster, "fcfs", 0, "constant:8"))
 
 
 def test_mappings_of_the_view_are_what_they_say() -> None:
