@@ -5,7 +5,7 @@ Only the labels that priorities become are made by the same function; ``test_lab
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import hypothesis.strategies as st
