@@ -6,12 +6,12 @@ What a decode instance holds is a list of calls, and every projection walks over
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hexopt.core.cluster import Cluster
 from hexopt.core.plan import Decision
-from hexopt.core.view import CallState, CallView, DecodeView, View, WorkflowView
+from hexopt.core.view import CallState, CallView, View, WorkflowView
 from hexopt.latency import ClusterLatency
 from hexopt.policies.labels import relabel
 
@@ -66,6 +66,10 @@ class State:
     def used(self, d: int) -> int:
         return sum(h.call.kv_blocks for h in self.held[d])
 
+    def has_room(self, d: int, call: CallView) -> bool:
+        """An empty instance has room even for a call that is predicted to be larger than it."""
+        return not self.held[d] or self.used(d) + call.kv_blocks <= self.room(d)
+
     def after_waiting(self, d: int, need: int) -> tuple[int, list[Held]]:
         """When ``need`` more blocks fit, and who is left then."""
         left = sorted(self.held[d], key=lambda h: h.leaves(self.now_us))
@@ -101,7 +105,7 @@ class State:
             (self.finish(call, p, d, release_us), p, d)
             for p in call.prefill_candidates
             for d in call.decode_candidates
-            if not room_now or call.predicted_output_tokens == 1 or self.used(d) + call.kv_blocks <= self.room(d)
+            if not room_now or call.predicted_output_tokens == 1 or self.has_room(d, call)
         ]
         return min(found) if found else None
 
@@ -168,7 +172,7 @@ class Options:
     decode_priority: bool = True
 
 
-Scored = tuple[tuple[float, int, int], CallView, Pair]
+Scored = tuple[tuple[float, int, int, int], CallView, Pair]
 Ranked = tuple[float, CallView, int, int]
 """(minus the projected ratio, call, prefill, decode)."""
 
@@ -185,12 +189,18 @@ class NaiveHexagent:
         waiting = list(view.pool)
         if self.options.replan_queued:
             waiting += [c for p in view.prefill for c in p.queue.values()]
-        state = State.of(self.cluster, view, self.finish_us, waiting)
-        ranked = self._prefill(state, waiting)
-        if self.options.decode_priority:
-            for d in view.decode:
-                if d.running >= d.max_batch or any(c.state == CallState.ADMISSION for c in d.waiting.values()):
-                    ranked += self._decode(state, view, d)
+        arrived = [
+            c
+            for d in view.decode
+            if self.options.decode_priority
+            and (d.running >= d.max_batch or any(c.state == CallState.ADMISSION for c in d.waiting.values()))
+            for c in d.waiting.values()
+        ]
+        roomless = [c for c in arrived if c.state == CallState.ADMISSION]
+        state = State.of(self.cluster, view, self.finish_us, waiting + roomless)
+        ranked = self._admission(state, roomless)
+        ranked += self._locked(state, [c for c in arrived if c.state != CallState.ADMISSION])
+        ranked += self._prefill(state, waiting)
         ranked.sort(key=lambda row: row[0])
         present = [call.priority if call.state != CallState.POOL else math.nan for _, call, _, _ in ranked]
         labels = relabel(present, [call.ready_us for _, call, _, _ in ranked])
@@ -203,58 +213,72 @@ class NaiveHexagent:
     def _ratio(self, call: CallView, finish_us: int) -> float:
         return (finish_us - call.workflow.arrival_us) / horizon_us(self.cluster, call.workflow)
 
+    def _key(self, call: CallView, finish_us: int) -> tuple[float, int, int, int]:
+        return -self._ratio(call, finish_us), call.workflow.arrival_us, call.workflow.index, call.index
+
     def _score(self, state: State, call: CallView) -> Scored | None:
         pair = state.best(call, room_now=self.options.kv_room == "now")
         if pair is None:
             return None
         until = state.prefill_end(call, pair[1]) if self.options.risk_until == "phase" else pair[0]
-        return (-self._ratio(call, until), call.workflow.index, call.index), call, pair
+        return self._key(call, until), call, pair
+
+    def _score_arrived(self, state: State, call: CallView) -> Scored:
+        targets = call.decode_candidates if self.cluster.binding == "handoff" else (call.decode,)
+        steps = max(1, call.predicted_output_tokens - 1)
+        found = []
+        for d in targets:
+            room_us, left = state.after_waiting(d, call.kv_blocks)
+            start = max(state.now_us + state.transfer_us(call, call.prefill, d), room_us)
+            found.append((start + state.service_us(d, left, call, steps), d))
+        finish, d = min(found)
+        return self._key(call, finish), call, (finish, call.prefill, d)
 
     def _prefill(self, state: State, waiting: list[CallView]) -> list[Ranked]:
+        return self._loop(state, waiting, self._score, state.commit)
+
+    def _admission(self, state: State, calls: list[CallView]) -> list[Ranked]:
+        def commit(call: CallView, pair: Pair) -> None:
+            state.held[pair[2]].append(Held(call, pair[0], 1))
+
+        return self._loop(state, calls, self._score_arrived, commit)
+
+    def _loop(
+        self,
+        state: State,
+        calls: list[CallView],
+        score: Callable[[State, CallView], Scored | None],
+        commit: Callable[[CallView, Pair], None],
+    ) -> list[Ranked]:
         ranked: list[Ranked] = []
         last = -math.inf
-        rows = [row for call in waiting if (row := self._score(state, call)) is not None]
+        rows = [row for call in calls if (row := score(state, call)) is not None]
         rescore = len(rows) <= self.options.small_queue
         while rows:
             rows.sort(key=lambda row: row[0])
-            (risk, _, _), call, pair = rows.pop(0)
+            (risk, *_), call, pair = rows.pop(0)
             if not rescore:
                 # Scored once, but placed where it is best at its turn.
-                again = self._score(state, call)
+                again = score(state, call)
                 if again is None:
                     continue
                 pair = again[2]
-            state.commit(call, pair)
+            commit(call, pair)
             self.finish_us[call.key] = pair[0]
             last = max(risk, last)
             ranked.append((last, call, pair[1], pair[2]))
             if rescore:
-                rows = [again for row in rows if (again := self._score(state, row[1])) is not None]
+                rows = [again for row in rows if (again := score(state, row[1])) is not None]
         return ranked
 
-    def _decode(self, state: State, view: View, d: DecodeView) -> list[Ranked]:
+    def _locked(self, state: State, calls: list[CallView]) -> list[Ranked]:
+        """Calls that have their room: they decode beside all the others that their instance holds."""
         rows = []
-        for call in d.waiting.values():
-            finish, target = self._decode_target(state, view, call)
-            rows.append((-self._ratio(call, finish), call.workflow.index, call.index, target, call))
-        return [
-            (risk, call, call.prefill, target) for risk, _, _, target, call in sorted(rows, key=lambda row: row[:3])
-        ]
-
-    def _decode_target(self, state: State, view: View, call: CallView) -> tuple[int, int]:
-        now, d = view.now_us, call.decode
-        steps = max(1, call.predicted_output_tokens - 1)
-        # Where it is bound it is one of those that the instance holds, and it decodes beside all of them.
-        others = [h for h in state.held[d] if h.call is not call]
-        service = state.service_us(d, others, call, steps)
-        if call.state != CallState.ADMISSION:
-            return max(now, call.transfer_start_us + state.transfer_us(call, call.prefill, d)) + service, d
-        room_us = state.after_waiting(d, 0)[0]
-        best = (max(now + state.transfer_us(call, call.prefill, d), room_us) + service, d)
-        if self.cluster.binding == "handoff":
-            for other in call.decode_candidates:
-                if other != d:
-                    room_us, left = state.after_waiting(other, call.kv_blocks)
-                    start = max(now + state.transfer_us(call, call.prefill, other), room_us)
-                    best = min(best, (start + state.service_us(other, left, call, steps), other))
-        return best
+        for call in calls:
+            d = call.decode
+            others = [h for h in state.held[d] if h.call is not call]
+            service = state.service_us(d, others, call, max(1, call.predicted_output_tokens - 1))
+            arrive = max(state.now_us, call.transfer_start_us + state.transfer_us(call, call.prefill, d))
+            rows.append((self._key(call, arrive + service), call))
+        rows.sort(key=lambda row: row[0])
+        return [(key[0], call, call.prefill, call.decode) for key, call in rows]

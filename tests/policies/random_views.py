@@ -78,7 +78,7 @@ STATES = (
 
 
 @st.composite
-def books(draw: st.DrawFn, max_calls: int = 14) -> tuple[Books, dict[int, int]]:
+def books(draw: st.DrawFn, min_calls: int = 1, max_calls: int = 14) -> tuple[Books, dict[int, int]]:
     """Books with calls anywhere, and finishes projected for some of those placed."""
     c = draw(clusters())
     now = 50_000
@@ -86,7 +86,7 @@ def books(draw: st.DrawFn, max_calls: int = 14) -> tuple[Books, dict[int, int]]:
     finish: dict[int, int] = {}
     for d in range(len(c.decode)):
         made.segment_start_us[d] = draw(st.sampled_from((-1, now, now - 1, now - 3_000, now - 7_777)))
-    for _ in range(draw(st.integers(1, max_calls))):
+    for _ in range(draw(st.integers(min_calls, max_calls))):
         old = made.workflows and draw(st.booleans())
         workflow = draw(st.sampled_from(made.workflows)) if old else made.workflow(draw(st.sampled_from((0, 0, 9_999))))
         call = made.call(

@@ -86,6 +86,16 @@ def test_replaying_a_run_repeats_it(name: str, plan_latency_us: Any, tmp_path: P
         assert (tmp_path / "again" / "calls.csv").read_bytes() == (tmp_path / "first" / "calls.csv").read_bytes()
 
 
+def test_each_row_has_its_own_microsecond(tmp_path: Path) -> None:
+    rows = ("2000,w0,c0,p0,d0,0", "2001,w1,c0,p1,d1,0", "2002,w1,c0,p1,d0,1", "16600,w0,c1,p0,d0,0")
+    result = run(table(tmp_path, *rows[:2], rows[3]))
+    assert list(result.decisions["at_us"]) == [2000, 2001, 16600]
+    assert list(result.calls["placed_us"]) == [2000, 16600, 2001]
+    # A microsecond later its prefill has started.
+    with pytest.raises(PlanError, match="at 2002 µs about 'w1/c0'"):
+        run(table(tmp_path, *rows))
+
+
 def test_a_policy_is_good_for_several_runs(tmp_path: Path) -> None:
     path = table(tmp_path, "0,w0,c0,p0,d0,0", "0,w1,c0,p1,d0,1", "14600,w0,c1,p0,d0,0")
     policy = hexopt.make_policy("replay", decisions=path)

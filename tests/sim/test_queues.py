@@ -120,6 +120,20 @@ def test_the_front_is_given_back_now_and_then(queue: type[Any], monkeypatch: pyt
     check()
 
 
+@FAST
+@given(st.lists(st.integers(1, 5), max_size=12), st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=6))
+def test_admission_to_the_last_block(needs: list[int], rounds: list[tuple[int, bool]]) -> None:
+    queue = AdmissionQueue()
+    items = [Item(0.0, 0, SimpleNamespace(index=0), i, need) for i, need in enumerate(needs)]
+    for item in items:
+        queue.add(item)  # type: ignore[arg-type]
+    for free, strict in rounds:
+        want = naive_admit(items, free, strict)
+        assert queue.admit(free, strict) == want
+        items = [item for item in items if item not in want]
+        assert [entry[4] for entry in queue] == items
+
+
 def test_a_long_queue_does_not_keep_what_was_taken() -> None:
     queue = LocalQueue()
     for i in range(3000):
