@@ -108,6 +108,27 @@ def test_predictors_say_what_the_page_says() -> None:
     assert [noisy.predict(0, i) for i in range(4)] + [noisy.predict(1, 0)] == expected
 
 
+def test_candidates_hold_the_call_and_a_call_of_one_token_needs_no_room() -> None:
+    """Section 2: the one fact derived from truth."""
+    small = where_all_states_last("dispatch", admission_waits=True)  # d0 holds 4 blocks, d1 64
+    small = replace(small, prefill=(small.prefill[0], replace(small.prefill[1], kv_tokens=32)))
+    calls = (Call("fits", (), 32, 32), Call("long", (), 32, 33), Call("one", (), 80, 1), Call("wide", (), 33, 2))
+    seen: dict[str, tuple[list[int], list[int]]] = {}
+
+    class Look(Meddler):
+        def plan(self, view: View) -> Plan:
+            seen.update({c.call_id: (list(c.prefill_candidates), list(c.decode_candidates)) for c in view.pool})
+            return Plan([Decision(c.key, 0, 1, 0.0) for c in view.pool])
+
+    hexopt.simulate(Trace((Workflow("w", "a", 0, calls),)), small, Look(CallState.POOL, CHANGES["priority only"][1]))
+    assert seen == {
+        "fits": ([0, 1], [0, 1]),
+        "long": ([0, 1], [1]),
+        "one": ([0], [0, 1]),
+        "wide": ([0], [0, 1]),
+    }
+
+
 # ----- section 10: the worked example --------------------------------------------------------------------------------
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,43 +35,68 @@ def test_tables(name: str) -> None:
 
 
 @functools.cache
-def crowded() -> Evidence:
-    """A run in which every queue has somebody waiting: one prefill and one decode instance, room for three calls."""
+def crowded(kv_admission: str = "backfill", binding: str = "handoff", contention: str = "nic") -> Evidence:
+    """A run in which every queue has somebody waiting: room for one small batch, three calls, one transfer."""
+    decode = DecodeInstance("d0", 96, 1e6, 1000, DecodeLatency(((1, 1.0), (4, 2.0)), 0.01), 2)
     cluster = Cluster(
         "crowded",
         "none",
         (PrefillInstance("p0", 64, 1e6, 1000, PrefillLatency(((512, 2.0),), 0.0, 0.0), 20),),
-        (
-            DecodeInstance("d0", 96, 1e6, 1000, DecodeLatency(((1, 1.0), (4, 2.0)), 0.01), 2),
-            DecodeInstance("d1", 32, 1e6, 1000, DecodeLatency(((1, 1.0), (4, 2.0)), 0.01), 2),
-        ),
-        Network(1.0, 500),
-        binding="handoff",
+        (decode, replace(decode, name="d1", kv_tokens=32)),
+        Network(1.0, 500, "nic" if contention == "nic" else "none"),
+        kv_admission="strict" if kv_admission == "strict" else "backfill",
+        binding="handoff" if binding == "handoff" else "dispatch",
     )
     flows = tuple(
         Workflow(
             f"w{i}",
             "a",
             1000 * i,
-            (Call("a", (), 10, 12), Call("b", (0,), 7, 9, 300), Call("c", (0,), 20, 1), Call("d", (), 8, 15, 100)),
+            (
+                Call("a", (), 10, 12),
+                Call("b", (0,), 7, 9, 300),
+                Call("c", (0,), 20, 1),
+                Call("d", (), 8, 15 + 20 * i, 100),
+            ),
         )
         for i in range(3)
     )
     return Evidence.of(Setting(Trace(flows), cluster, "hexagent", 700, "app-mean:8").run())
 
 
-def test_crowded_run_is_legal_and_crowded() -> None:
-    e = crowded()
+def waits(e: Evidence) -> list[list[int]]:
+    """How long calls wait for prefill, admission, the wire and a place in the batch."""
+    sent = [life for life in e.lives if life.decodes]
+    return [
+        [x["prefill_start_us"] - x["placed_us"] for x in e.lives],
+        [x["admit_us"] - x["prefill_end_us"] for x in sent],
+        [x["transfer_start_us"] - x["admit_us"] for x in sent],
+        [x["join_us"] - x["transfer_end_us"] for x in sent],
+    ]
+
+
+@pytest.mark.parametrize("contention", ["nic", "none"])
+@pytest.mark.parametrize("binding", ["handoff", "dispatch"])
+@pytest.mark.parametrize("kv_admission", ["backfill", "strict"])
+def test_crowded_run_is_legal_and_crowded(kv_admission: str, binding: str, contention: str) -> None:
+    e = crowded(kv_admission, binding, contention)
     for check in CHECKS.values():
         check(e)
-    waits = [
-        [x["prefill_start_us"] - x["placed_us"] for x in e.lives],
-        [x["admit_us"] - x["prefill_end_us"] for x in e.lives if x.decodes],
-        [x["transfer_start_us"] - x["admit_us"] for x in e.lives if x.decodes],
-        [x["join_us"] - x["transfer_end_us"] for x in e.lives if x.decodes],
-    ]
-    assert all(max(wait) > 0 for wait in waits), waits
+    prefill, admission, wire, batch = waits(e)
+    assert max(prefill) > 0
+    assert max(admission) > 0
+    assert (max(wire) > 0) == (contention == "nic")
+    assert max(batch) > 0
     assert any(len(x.decisions) > 1 for x in e.lives)
+
+
+def test_modes_of_the_crowded_cluster_differ() -> None:
+    """Or the checks above would not tell one mode from another."""
+    switches = (("backfill", "strict"), ("handoff", "dispatch"), ("nic", "none"))
+    tables = {modes: repr(crowded(*modes).tables["calls"]) for modes in itertools.product(*switches)}
+    for i, values in enumerate(switches):
+        flipped = {m: (*m[:i], values[1 - values.index(m[i])], *m[i + 1 :]) for m in tables}
+        assert any(tables[m] != tables[other] for m, other in flipped.items()), f"{values} make no difference"
 
 
 def shift(us: int) -> Callable[[Any], Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hexopt.core.view import Trigger
 from hexopt.core.workflow import Trace, Workflow
 from hexopt.sim.decode import DecodeEngine
 from hexopt.sim.engine import Simulation
@@ -70,6 +73,79 @@ def test_clocks_checker_rejects_a_clock_that_stands_still() -> None:
     for bad in ([3, 3], [4, 3], [-1], [1.5]):
         with pytest.raises(AssertionError):
             assert_forward(bad, "made up")  # type: ignore[arg-type]
+
+
+# ----- triggers ----------------------------------------------------------------------------------------------------
+
+
+def happenings(e: Evidence, seen: list[Any]) -> dict[int, set[Trigger]]:
+    """What happened at each instant, from the tables and from the wake-ups that plans asked for."""
+    found: dict[int, set[Trigger]] = defaultdict(set)
+    end = max(life["complete_us"] for life in e.lives)
+    for life in e.lives:
+        found[life["ready_us"]].add(Trigger.CALL_READY)
+        found[life["complete_us"]].add(Trigger.CALL_COMPLETE)
+        if life.decodes:
+            found[life["transfer_end_us"]].add(Trigger.TRANSFER_END)
+        now = life["prefill_end_us"]
+        p = e.p_index[life["prefill_instance"]]
+        # The queue when step 1 begins: what was placed there before this instant and has not started before it.
+        placed = [other.in_force(now - 1) for other in e.lives if other["prefill_start_us"] >= now]
+        if all(where is None or where[0] != p for where in placed):
+            found[now].add(Trigger.PREFILL_IDLE)
+    for _, _, plan in seen:
+        if plan.wake_us is not None and plan.wake_us <= end:
+            found[plan.wake_us].add(Trigger.WAKE_UP)
+    return found
+
+
+def assert_triggers(e: Evidence, seen: list[Any], subscribed: frozenset[Trigger], plan_latency_us: int) -> None:
+    """The policy is called with all it subscribes to that happened since, and as soon as no plan is in flight."""
+    found = happenings(e, seen)
+    pending: set[Trigger] = set()
+    expected = []
+    free = 0
+    landings = {now + plan_latency_us for now, _, _ in seen}
+    for now in sorted({*found, *landings}):
+        pending |= found.get(now, set()) & subscribed
+        if pending and now >= free and now <= e.instants[-1]:
+            expected.append((now, sorted(int(trigger) for trigger in pending)))
+            pending = set()
+            free = now + plan_latency_us
+    assert [(now, shot["triggers"]) for now, shot, _ in seen] == expected
+
+
+def recorded(setting: Setting, everything: bool) -> tuple[Evidence, Recorder]:
+    recorder = Recorder(setting.make_policy())
+    if everything:
+        recorder.triggers = frozenset(Trigger)
+    return Evidence.of(setting.run(recorder)), recorder
+
+
+@profile(100)
+@given(run_settings(), st.booleans())
+def test_triggers_are_what_happened(setting: Setting, everything: bool) -> None:
+    e, recorder = recorded(setting, everything)
+    assert_triggers(e, recorder.seen, frozenset(recorder.triggers), recorder.plan_latency_us)
+    for now, shot, _ in recorder.seen:
+        order = [(shot["calls"][name]["ready_us"], *name) for name in shot["pool"]]
+        assert order == sorted(order), f"the pool at {now} is out of order"
+
+
+def test_trigger_checker_rejects_another_trigger() -> None:
+    from tests.invariants.test_tables import crowded
+
+    base = crowded()
+    e, recorder = recorded(Setting(base.trace, base.cluster, "hexagent", 700, "app-mean:8"), everything=True)
+    given_to = {trigger for _, shot, _ in recorder.seen for trigger in shot["triggers"]}
+    assert given_to == {0, 1, 2, 3}
+    assert_triggers(e, recorder.seen, recorder.triggers, 700)
+    for i, (_, shot, _) in enumerate(recorder.seen):
+        for trigger in Trigger:
+            changed = copy.deepcopy(recorder.seen)
+            changed[i][1]["triggers"] = sorted({int(trigger)} ^ set(shot["triggers"]))
+            with pytest.raises(AssertionError):
+                assert_triggers(e, changed, recorder.triggers, 700)
 
 
 # ----- stop ----------------------------------------------------------------------------------------------------------
