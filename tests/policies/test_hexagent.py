@@ -408,3 +408,41 @@ def test_a_commitment_can_make_an_instance_better() -> None:
     books.call(28, 2, arrival_us=0)
     books.call(1, 39, arrival_us=100_000)
     assert pairs(ready(HexAGenT(), c).plan(books.view())) == [(6, 0, 0), (7, 1, 0)]
+
+
+def test_decode_planning_places_one_call_after_the_other() -> None:
+    # Four calls of 40 blocks wait on d0, which is full until its call has left, far in the future; d1 has room for two.
+    # By the same loop as for prefill, two move to d1, and the others wait wherever they are served first.
+    d0, d1 = (decode(name, knots=((64, 1.0),), kv_tokens=100) for name in ("d0", "d1"))
+    c = replace(cluster(1, [d0, d1]), binding="handoff")
+    books = Books(c)
+    resident = books.place(books.call(90, 10), CallState.RUNNING)
+    for _ in range(4):
+        books.place(books.call(30, 10), CallState.ADMISSION, 0, 0)
+    policy = ready(HexAGenT(), c)
+    policy._finish_us[resident.key] = 10**9
+    moved = [d for _, _, d in pairs(policy.plan(books.view()))]
+    assert moved.count(1) == 4  # the last two wait for the first two, which leave d1 long before d0 is free
+    finishes = sorted(policy._finish_us[key] for key in range(1, 5))
+    assert finishes[1] < finishes[2]
+
+
+def test_a_call_predicted_larger_than_every_instance_is_placed_all_the_same() -> None:
+    c = cluster(1, [decode(kv_tokens=100)])
+    result = hexopt.simulate(
+        two_flows((0, 50, 10), (0, 50, 10)),
+        c,
+        HexAGenT(plan_latency_us=0, kv_room="now"),
+        predictor="constant:100000",
+    )
+    assert result.summary["finished_calls"] == 2
+
+
+def test_a_kept_maximum_outlives_a_forgetting() -> None:
+    policy = ready(HexAGenT(keep_maximum=True), cluster(1, [decode()]))
+    policy._forget_above = [0, 0]
+    books = Books(cluster(1, [decode()]))
+    call = books.call(100, 50)
+    policy.horizon_us(call)
+    policy._forget(Books(cluster(1, [decode()])).view())
+    assert call.workflow.index in policy._horizons

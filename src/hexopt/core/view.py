@@ -3,7 +3,7 @@
 The simulator keeps one set of these objects up to date and hands the same :class:`View` to every invocation;
 a router can fill the same classes from its own books. They hold no reference to ground truth: true output
 lengths, unrevealed calls and true KV reservations live in the simulator's own arrays, so a policy that writes
-to its view deceives only itself. A policy must not write to it (``hexopt.testing.check_policy`` looks).
+to its view deceives only itself. A policy must not write to it.
 
 The one fact derived from truth is the pair ``prefill_candidates`` / ``decode_candidates`` of a call, the
 instances whose *total* capacity holds it: a deployment knows as much from the request's token limit.

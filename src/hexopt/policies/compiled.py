@@ -20,12 +20,16 @@ _TIE_BITS = 20
 
 
 def load_kernels() -> ModuleType | None:
-    """Return the compiled kernels, ready to run, or ``None`` where Numba is not installed."""
+    """Return the compiled kernels, ready to run.
+
+    ``None`` where Numba is not installed, or finds no folder to keep what it compiles: the plain loop then does all.
+    """
     try:
         from hexopt.policies import kernels
-    except ImportError:
+
+        kernels.compile_all()
+    except (ImportError, RuntimeError, OSError):
         return None
-    kernels.compile_all()
     return kernels
 
 
@@ -74,6 +78,8 @@ class CompiledPlacement:
             return None
         kernels = self._kernels
         facts = self._facts[rows]
+        order = np.lexsort((facts[:, kernels.TIE], facts[:, kernels.ARRIVAL]))  # equal risks: the older workflow
+        facts = facts[order]
         n = len(waiting)
         placed = np.empty((n, 4), np.int64)
         risks = np.empty(n, np.float64)
@@ -87,7 +93,7 @@ class CompiledPlacement:
         )
         done = kernels.place(
             facts,
-            np.array(horizons, np.float64),
+            np.array(horizons, np.float64)[order],
             small_queue,
             room_now,
             until_phase,
@@ -97,9 +103,11 @@ class CompiledPlacement:
             placed,
             risks,
         )
+        placed = placed[:done]
+        placed[:, 0] = order[placed[:, 0]]
         return [
             (waiting[i], finish, p, d, risk)
-            for (i, finish, p, d), risk in zip(placed[:done].tolist(), risks[:done].tolist(), strict=True)
+            for (i, finish, p, d), risk in zip(placed.tolist(), risks[:done].tolist(), strict=True)
         ]
 
     def _leaving(self, projection: Projection, n: int, needed: bool) -> tuple[Ints, Ints]:

@@ -29,13 +29,15 @@ class EarliestFinish(BasePolicy):
         """Forget the finishes projected so far."""
         self._estimator = Estimator(cluster, latency)
         self._finish_us: dict[int, int] = {}
+        self._forget_above = _FORGET_ABOVE
 
     def plan(self, view: View) -> Plan:
         """Place every call of the pool, one by one."""
         finish_us = self._finish_us
-        if len(finish_us) > _FORGET_ABOVE:
+        if len(finish_us) > self._forget_above:
             bound = {key for d in view.decode for key in d.bound}
             finish_us = self._finish_us = {k: t for k, t in finish_us.items() if k in bound}
+            self._forget_above = max(_FORGET_ABOVE, 2 * len(finish_us))
         projection = Projection.of(self._estimator, view, finish_us)
         decisions = []
         for call in view.pool:

@@ -10,6 +10,7 @@ The paper has no public code. Where it is silent, the choice is a parameter, doc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -23,8 +24,11 @@ from hexopt.policies.horizon import Horizon, UnloadedFinish
 from hexopt.policies.labels import relabel
 from hexopt.policies.projection import Estimator, Pair, Projection
 
+Risk = tuple[float, int, int, int]
+"""(minus the projected ratio, arrival of the workflow, its index, the call's): the smallest goes first."""
+
 _COMPILED_FROM = 6
-"""Waiting calls from which on the compiled loop is faster than the plain one."""
+"""Waiting calls from which on the compiled loop (``kernels.place``) is faster than the plain one, its equal."""
 
 
 class HexAGenT(BasePolicy):
@@ -50,7 +54,11 @@ class HexAGenT(BasePolicy):
     replan_queued
         Whether calls that are placed but not started are placed anew in each round.
     decode_priority
-        Whether calls that wait on a decode instance are re-prioritised in each round.
+        Whether calls past prefill that wait on a contended decode instance (a call waits for KV room there, or its
+        batch is full) are ranked anew in each round. Elsewhere they join at the next boundary whatever their rank.
+
+    Ties: the older workflow (by arrival), then positions in the trace; pairs of equal finish go to the lower prefill
+    index, then the lower decode index (of equal prefill instances, the one that is free first).
     """
 
     name: ClassVar[str] = "hexagent"
@@ -87,6 +95,7 @@ class HexAGenT(BasePolicy):
         self._unloaded = UnloadedFinish(self._estimator)
         self._horizons: dict[int, Horizon] = {}
         self._finish_us: dict[int, int] = {}
+        self._forget_above = [1024, 4096]
         self._rebind = cluster.binding == "handoff"
         self._compiled: CompiledPlacement | None = None
         kernels = load_kernels()
@@ -94,32 +103,37 @@ class HexAGenT(BasePolicy):
             self._compiled = CompiledPlacement(kernels, self._estimator)
 
     def plan(self, view: View) -> Plan:
-        """Place and rank the calls that wait for prefill, rank those that wait for decode."""
+        """Rank the calls that wait for decode, then place and rank those that wait for prefill."""
         waiting = list(view.pool)
         if self.replan_queued:
             for p in view.prefill:
                 waiting.extend(p.queue.values())
-        contended = [d for d in view.decode if d.waiting and _contended(d)] if self.decode_priority else []
-        if not waiting and not contended:
+        arrived: list[CallView] = []
+        if self.decode_priority:
+            for d in view.decode:
+                if d.waiting and _contended(d):
+                    arrived.extend(d.waiting.values())
+        if not waiting and not arrived:
             return NO_PLAN
         self._forget(view)
-        round_ = _Round(self, view, waiting)
-        ranked = round_.place(waiting)
-        for d in contended:
-            ranked.extend(round_.rank_decode(d))
+        round_ = _Round(self, view, waiting, arrived)
+        ranked = round_.rank_decode(arrived) if arrived else []
+        if waiting:
+            ranked.extend(round_.place(waiting))
         return _to_plan(ranked)
 
     def _forget(self, view: View) -> None:
-        """Drop what is known of calls and workflows that have left."""
-        if len(self._finish_us) < 1024 and len(self._horizons) < 4096:
-            return
-        bound = {key: c for d in view.decode for key, c in d.bound.items()}
-        if 2 * len(bound) < len(self._finish_us):
+        """Drop what is known of calls and workflows that have left, whenever it has doubled."""
+        if len(self._finish_us) > self._forget_above[0]:
+            bound = {key for d in view.decode for key in d.bound}
             self._finish_us = {k: t for k, t in self._finish_us.items() if k in bound}
-        # Between two calls a workflow has none that is bound; its horizon is then rebuilt from its calls.
-        active = {c.workflow.index for c in bound.values()} | {c.workflow.index for c in view.pool}
-        if 2 * len(active) < len(self._horizons):
+            self._forget_above[0] = max(1024, 2 * len(self._finish_us))
+        # A horizon can be rebuilt from its workflow's calls, all but its maximum.
+        if len(self._horizons) > self._forget_above[1] and not self.keep_maximum:
+            active = {c.workflow.index for d in view.decode for c in d.bound.values()}
+            active.update(c.workflow.index for c in view.pool)
             self._horizons = {w: h for w, h in self._horizons.items() if w in active}
+            self._forget_above[1] = max(4096, 2 * len(self._horizons))
 
     def horizon_us(self, call: CallView) -> int:
         """Return the running horizon of the call's workflow, µs after its arrival (at least 1)."""
@@ -161,14 +175,14 @@ def _to_plan(ranked: list[_Ranked]) -> Plan:
 class _Round:
     """One planning round."""
 
-    def __init__(self, policy: HexAGenT, view: View, waiting: list[CallView]) -> None:
+    def __init__(self, policy: HexAGenT, view: View, waiting: list[CallView], arrived: list[CallView]) -> None:
         self._policy = policy
         self._view = view
         self._room_now = policy.kv_room == "now"
         self._until_phase = policy.risk_until == "phase"
-        self._projection = Projection.of(
-            policy._estimator, view, policy._finish_us, {c.key: c for c in waiting} if waiting else None
-        )
+        movable = {c.key: c for c in waiting}
+        movable.update((c.key, c) for c in arrived if c.state == CallState.ADMISSION)
+        self._projection = Projection.of(policy._estimator, view, policy._finish_us, movable)
 
     def _ratio(self, call: CallView, finish_us: int) -> float:
         return (finish_us - call.workflow.arrival_us) / self._policy.horizon_us(call)
@@ -185,80 +199,81 @@ class _Round:
                 self._projection, waiting, horizons, policy.small_queue, self._room_now, self._until_phase
             )
             if placed is not None:
-                for call, finish, p, d, _ in placed:
-                    self._projection.commit(call, finish, p, d)
                 policy._finish_us.update((call.key, finish) for call, finish, _, _, _ in placed)
                 return [_Ranked(risk, call, p, d) for call, _, p, d, risk in placed]
-        scored = [(call, pair) for call in waiting if (pair := self._best(call)) is not None]
-        if len(scored) <= self._policy.small_queue:
-            return self._commit_rescoring(scored)
-        return self._commit_in_order(scored)
+        return self._one_by_one(waiting, self._best, self._risk, self._projection.commit)
+
+    def _one_by_one(
+        self,
+        calls: list[CallView],
+        best: Callable[[CallView], Pair | None],
+        risk: Callable[[CallView, Pair], Risk],
+        commit: Callable[[CallView, int, int, int], None],
+    ) -> list[_Ranked]:
+        """Commit the call most at risk to its best pair; with few calls, score the rest again each time."""
+        scored = [(risk(call, pair), call, pair) for call in calls if (pair := best(call)) is not None]
+        rescore = len(scored) <= self._policy.small_queue
+        if not rescore:
+            scored.sort(key=lambda row: row[0], reverse=True)
+        ranked: list[_Ranked] = []
+        last = -math.inf
+        while scored:
+            if rescore:
+                key, call, pair = scored.pop(min(range(len(scored)), key=lambda k: scored[k][0]))
+            else:
+                key, call, _ = scored.pop()
+                again = best(call)
+                if again is None:
+                    continue
+                pair = again
+            commit(call, *pair)
+            self._policy._finish_us[call.key] = pair[0]
+            last = max(key[0], last)  # who was committed before stays before
+            ranked.append(_Ranked(last, call, pair[1], pair[2]))
+            if rescore:
+                scored = [(risk(c, new), c, new) for _, c, _ in scored if (new := best(c)) is not None]
+        return ranked
 
     def _best(self, call: CallView) -> Pair | None:
         return self._projection.best(call, room_now=self._room_now)
 
-    def _risk(self, call: CallView, pair: Pair) -> tuple[float, int, int]:
-        """Sort key: larger projected ratio first, then the older workflow, then ids."""
+    def _risk(self, call: CallView, pair: Pair) -> Risk:
+        """Sort key: larger projected ratio first, then the older workflow, then positions in the trace."""
         finish, p, _ = pair
         if self._until_phase:
             finish = self._projection.prefill_free_us[p] + self._policy._latency.prefill_us(p, call.prompt_tokens)
-        return -self._ratio(call, finish), call.workflow.index, call.index
+        return self._key(call, finish)
 
-    def _commit_rescoring(self, scored: list[tuple[CallView, Pair]]) -> list[_Ranked]:
-        ranked: list[_Ranked] = []
-        while scored:
-            risks = [self._risk(call, pair) for call, pair in scored]
-            call, pair = scored.pop(risks.index(min(risks)))
-            self._commit(call, pair, min(risks)[0], ranked)
-            scored = [(c, again) for c, _ in scored if (again := self._best(c)) is not None]
-        return ranked
+    def _key(self, call: CallView, finish_us: int) -> Risk:
+        workflow = call.workflow
+        return -self._ratio(call, finish_us), workflow.arrival_us, workflow.index, call.index
 
-    def _commit_in_order(self, scored: list[tuple[CallView, Pair]]) -> list[_Ranked]:
-        order = sorted((self._risk(call, pair), k) for k, (call, pair) in enumerate(scored))
-        ranked: list[_Ranked] = []
-        for risk, k in order:
-            call = scored[k][0]
-            pair = self._best(call)
-            if pair is not None:
-                self._commit(call, pair, risk[0], ranked)
-        return ranked
+    def rank_decode(self, arrived: list[CallView]) -> list[_Ranked]:
+        """Rank the calls past prefill that wait on a decode instance, by the same loop.
 
-    def _commit(self, call: CallView, pair: Pair, risk: float, ranked: list[_Ranked]) -> None:
-        finish, p, d = pair
-        self._projection.commit(call, finish, p, d)
-        self._policy._finish_us[call.key] = finish
-        if ranked and ranked[-1].risk > risk:
-            risk = ranked[-1].risk  # who was committed before stays before
-        ranked.append(_Ranked(risk, call, p, d))
-
-    def rank_decode(self, d: DecodeView) -> list[_Ranked]:
-        """Rank the calls past prefill that wait on a decode instance.
-
-        A call whose KV is reserved is locked to its instance. Under ``handoff`` binding one still waiting for room
-        may move to the instance where it would finish first.
+        A call whose KV is reserved is locked to its instance. One still waiting for room stays on its instance too,
+        but under ``handoff`` binding it may move to where it would finish first.
         """
-        rows = []
-        for call in d.waiting.values():
-            finish, target = self._decode_target(call)
-            rows.append((-self._ratio(call, finish), call.workflow.index, call.index, target, call))
-        rows.sort(key=lambda row: row[:3])
-        return [_Ranked(risk, call, call.prefill, target) for risk, _, _, target, call in rows]
-
-    def _decode_target(self, call: CallView) -> tuple[int, int]:
-        """Return the call's projected finish and the decode instance it belongs on."""
-        now = self._view.now_us
         projection = self._projection
-        if call.state != CallState.ADMISSION:
-            arrive = max(now, call.transfer_start_us + self._transfer_us(call, call.decode))
-            return projection.decode_finish(call, arrive, reserved=True), call.decode
-        best = projection.decode_finish(call, now + self._transfer_us(call, call.decode), reserved=False), call.decode
-        if self._policy._rebind:
-            for d in call.decode_candidates:
-                if d != call.decode:
-                    arrive = now + self._transfer_us(call, d)
-                    best = min(best, (projection.other_decode_finish(call, d, arrive), d))
-        return best
+        rebind = self._policy._rebind
 
-    def _transfer_us(self, call: CallView, d: int) -> int:
+        def best(call: CallView) -> Pair:
+            finish, d = projection.best_decode(call, call.decode_candidates if rebind else (call.decode,))
+            return finish, call.prefill, d
+
+        ranked = self._one_by_one(
+            [c for c in arrived if c.state == CallState.ADMISSION],
+            best,
+            lambda call, pair: self._key(call, pair[0]),
+            lambda call, finish, _, d: projection.commit_decode(call, finish, d),
+        )
         latency = self._policy._latency
-        return latency.wire_us(call.prefill, d, call.prompt_tokens) + latency.transfer_latency_us
+        locked = []
+        for call in arrived:
+            if call.state != CallState.ADMISSION:
+                wire = latency.wire_us(call.prefill, call.decode, call.prompt_tokens)
+                arrive = max(self._view.now_us, call.transfer_start_us + wire + latency.transfer_latency_us)
+                locked.append((self._key(call, projection.locked_finish(call, arrive)), call))
+        locked.sort(key=lambda row: row[0])
+        ranked.extend(_Ranked(key[0], call, call.prefill, call.decode) for key, call in locked)
+        return ranked

@@ -24,8 +24,8 @@ MAX_STEPS = 2**20
 MAX_BATCH = 2**12
 
 OWN, STEPS, NEED, ARRIVAL, TIE, FIRST_DECODE, TIMES = range(7)
-"""Columns of ``facts``, one row per call: prompt + 1, predicted output − 1, KV blocks, the workflow's arrival, rank
-among calls of equal risk, lowest decode candidate; then prefill times by prefill class and transfer times by (decode
+"""Columns of ``facts``, one row per call: prompt + 1, predicted output − 1, KV blocks, the workflow's arrival, position
+in the trace, lowest decode candidate; then prefill times by prefill class and transfer times by (decode
 class, prefill class), −1 where an instance of the class cannot hold the call."""
 
 
@@ -114,7 +114,7 @@ def _find_best(fact: Ints, site: Site, state: State, first: Ints, room_now: bool
         e = site.decode_class[d]
         if fact[TIMES + n_classes * (1 + e)] < 0:
             continue
-        if state.blocks[d] + need <= site.capacity[d]:
+        if state.blocks[d] == 0 or state.blocks[d] + need <= site.capacity[d]:
             batch = min(state.decoding[d] + 1, site.max_batch[d])
             finish = arrive[e, 0] + _service(steps, site.h_ms[e, batch], site.b2_ms[d], state.tokens[d] + own, batch)
             if _better(finish, arrive[e, 1], d, best):
@@ -197,7 +197,7 @@ def place(
     placed: Ints,
     risks: Floats,
 ) -> int:
-    """Place calls by projected ratio; return how many could be placed.
+    """Place calls by projected ratio; return how many could be placed. Of equal ratios the earlier row goes first.
 
     ``placed``, shape (n, 4), is filled with (row of ``facts``, finish, prefill, decode) in order of commitment, and
     ``risks``, shape (n,), with minus the projected ratio of each, made not to fall.
@@ -219,16 +219,13 @@ def place(
     order = np.flatnonzero(waiting)
     rescore = len(order) <= small_queue
     if not rescore:
-        order = order[np.argsort(facts[order, TIE], kind="mergesort")]
         order = order[np.argsort(risk[order], kind="mergesort")]
     done = 0
     for turn in range(len(order)):
         if rescore:
             i = -1
             for j in range(n):
-                if waiting[j] and (
-                    i < 0 or risk[j] < risk[i] or (risk[j] == risk[i] and facts[j, TIE] < facts[i, TIE])
-                ):
+                if waiting[j] and (i < 0 or risk[j] < risk[i]):
                     i = j
             if i < 0:
                 break

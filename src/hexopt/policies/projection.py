@@ -7,7 +7,7 @@ interfaces are not projected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 from hexopt.core.cluster import Cluster
@@ -112,8 +112,8 @@ class Projection:
     ) -> Projection:
         """Return the projection of a view.
 
-        ``finish_us`` remembers, by call, the finish projected at placement. ``movable`` calls are queued but shall be
-        placed anew: they are left out.
+        ``finish_us`` remembers, by call, the finish projected at placement. ``movable`` calls are queued for prefill
+        or wait for KV room, but shall be placed anew: they are left out.
         """
         now = view.now_us
         free = [max(now, p.busy_until_us) + p.queued_us for p in view.prefill]
@@ -129,10 +129,11 @@ class Projection:
             for call in movable.values():
                 if call.state == CallState.QUEUED:
                     free[call.prefill] -= prefill_us(call.prefill, call.prompt_tokens)
-                    if call.predicted_output_tokens > 1:
-                        decoding[call.decode] -= 1
-                        blocks[call.decode] -= call.kv_blocks
-                        tokens[call.decode] -= call.prompt_tokens + 1
+                decodes = call.predicted_output_tokens > 1 or call.state == CallState.ADMISSION
+                if decodes and call.state != CallState.POOL:
+                    decoding[call.decode] -= 1
+                    blocks[call.decode] -= call.kv_blocks
+                    tokens[call.decode] -= call.prompt_tokens + 1
         return cls(estimator, now, free, decoding, blocks, tokens, view, finish_us, movable)
 
     def best(self, call: CallView, release_us: int = 0, room_now: bool = False) -> Pair | None:
@@ -166,7 +167,7 @@ class Projection:
         best_finish, best_p, best_d = -1, -1, -1
         tight: list[int] = []
         for d in candidates:
-            if blocks[d] + need > capacity[d]:
+            if blocks[d] and blocks[d] + need > capacity[d]:  # an empty instance has nothing to wait for
                 tight.append(d)
                 continue
             arrive, p = arrivals[decode_class[d]]
@@ -206,38 +207,49 @@ class Projection:
             self._first[group] = min(est.prefill_groups[group], key=self.prefill_free_us.__getitem__)
         if call.predicted_output_tokens <= 1:
             return
+        self.commit_decode(call, finish_us, d)
+
+    def locked_finish(self, call: CallView, arrive_us: int) -> int:
+        """Projected finish of a call that has its KV room, and so is counted, on its decode instance."""
+        d = call.decode
+        est = self._estimator
+        batch = min(max(1, self.decoding[d]), est.max_batch[d])
+        context = max(self.tokens[d], call.prompt_tokens + 1)
+        return arrive_us + est.latency.decode_us(d, batch, context, max(1, call.predicted_output_tokens - 1))
+
+    def best_decode(self, call: CallView, targets: Sequence[int]) -> tuple[int, int]:
+        """Return (finish, decode) where a call past prefill that waits for KV room, not counted, would finish first."""
+        est = self._estimator
+        n, p = call.prompt_tokens, call.prefill
+        steps = max(1, call.predicted_output_tokens - 1)
+        found: tuple[int, int] | None = None
+        for d in targets:
+            start = self.now_us + est.latency.wire_us(p, d, n) + est.transfer_latency_us
+            batch, context = self._batch[d], self.tokens[d]
+            if self._is_tight(d, call.kv_blocks):
+                room_us, batch, context = self._wait_for_room(d, call.kv_blocks)
+                start = max(start, room_us)
+            pair = start + est.latency.decode_us(d, batch, context + n + 1, steps), d
+            if found is None or pair < found:
+                found = pair
+        if found is None:
+            raise ValueError(f"call '{call.call_id}' has no decode instance to choose from")
+        return found
+
+    def commit_decode(self, call: CallView, finish_us: int, d: int) -> None:
+        """Add a call past prefill to decode instance d."""
         self.decoding[d] += 1
         self.blocks[d] += call.kv_blocks
         self.tokens[d] += call.prompt_tokens + 1
         self._placed[d].append((finish_us, call))
-        batch = min(self.decoding[d] + 1, est.max_batch[d])
+        batch = min(self.decoding[d] + 1, self._estimator.max_batch[d])
         if batch != self._batch[d]:
             self._batch[d] = batch
             self._h_ms[d] = self._iteration_ms(d, batch)
 
-    def decode_finish(self, call: CallView, arrive_us: int, reserved: bool) -> int:
-        """Projected finish of a call past prefill on the decode instance it is bound to, where it is counted already.
-
-        ``reserved``: it has its KV room and need not wait for it.
-        """
-        d = call.decode
-        est = self._estimator
-        start = arrive_us
-        if not reserved and self.blocks[d] > est.capacity_blocks[d]:
-            start = max(arrive_us, self._wait_for_room(d, 0)[0])
-        batch = min(max(1, self.decoding[d]), est.max_batch[d])
-        context = max(self.tokens[d], call.prompt_tokens + 1)
-        return start + est.latency.decode_us(d, batch, context, max(1, call.predicted_output_tokens - 1))
-
-    def other_decode_finish(self, call: CallView, d: int, arrive_us: int) -> int:
-        """Projected finish of a call past prefill if it moved to decode instance d, where it is not counted yet."""
-        est = self._estimator
-        start, batch, context = arrive_us, self._batch[d], self.tokens[d]
-        if self.blocks[d] + call.kv_blocks > est.capacity_blocks[d]:
-            room_us, batch, context = self._wait_for_room(d, call.kv_blocks)
-            start = max(arrive_us, room_us)
-        context += call.prompt_tokens + 1
-        return start + est.latency.decode_us(d, batch, context, max(1, call.predicted_output_tokens - 1))
+    def _is_tight(self, d: int, need: int) -> bool:
+        """Say whether ``need`` blocks must wait for room. On an empty instance there is nothing to wait for."""
+        return self.blocks[d] > 0 and self.blocks[d] + need > self._estimator.capacity_blocks[d]
 
     def _earliest_prefills(self, call: CallView, release_us: int) -> list[tuple[int, int]]:
         """Return (end, instance) of the earliest prefill in each group of equal instances; instance -1: too small."""

@@ -92,7 +92,8 @@ class Noisy:
     def reset(self, trace: Trace, rng: np.random.Generator) -> None:
         """Draw every call's error."""
         self._trace = trace
-        self._errors: list[float] = np.exp(self._sigma * rng.standard_normal(trace.call_count)).tolist()
+        # math.exp, not numpy's: its last bit must not depend on the processor's vector unit.
+        self._errors = [math.exp(self._sigma * z) for z in rng.standard_normal(trace.call_count).tolist()]
         self._first_row: list[int] = np.cumsum([0] + [len(w.calls) for w in trace.workflows]).tolist()
 
     def predict(self, workflow: int, call: int) -> int:

@@ -191,8 +191,9 @@ class RunResult:
         complete = np.array(run.workflow_complete_us, np.int64)
         latency = (complete - frame["arrival_us"].to_numpy(np.int64))[complete >= 0]
         start = int(frame["arrival_us"].min())
-        finish = run.now_us if run.stop_us is None else run.stop_us
-        span = max(1, finish - start)
+        # A stop after the end of the work is none; one before the first arrival leaves no time at all.
+        stopped = run.stop_us is not None and bool((end < 0).any())
+        span = max(1, (run.stop_us if stopped and run.stop_us is not None else run.now_us) - start)
         planning = run.planning
         return {
             **self.about,
