@@ -50,7 +50,11 @@ def test_streams_are_named_and_stable() -> None:
 
 
 def test_fixed_and_burst() -> None:
-    assert arrivals(apply_arrivals(flows(3, 7), "fixed:0.0000015", 0)) == [0, 2, 4]
+    assert arrivals(apply_arrivals(flows(3, 7), "fixed:0.0000015", 0)) == [0, 2, 3]
+    assert arrivals(apply_arrivals(flows(6), "fixed:0.0000004", 0)) == [0, 0, 1, 1, 2, 2]
+    assert arrivals(apply_arrivals(flows(4), "fixed:0.0333333333", 0)) == [0, 33_333, 66_667, 100_000]
+    assert arrivals(apply_arrivals(flows(4), "fixed:0.0000005", 0)) == [0, 0, 1, 2], "half to even"
+    assert arrivals(apply_arrivals(flows(3, 7), "fixed:" + "0.0000005" + "0" * 40 + "1", 0)) == [0, 1, 1], "exactly"
     assert arrivals(apply_arrivals(flows(3, 7), "fixed:0", 0)) == [0, 0, 0]
     assert arrivals(apply_arrivals(flows(3, 7), "burst", 0)) == [0, 0, 0]
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -95,8 +96,10 @@ def apply_arrivals(trace: Trace, rule: str, seed: int) -> Trace:
         us = [0] * count
     elif name == "fixed":
         (gap,) = _numbers(what, "fixed:GAP_S", text, zero="GAP_S")
-        step = _us(what, gap)
-        us = [i * step for i in range(count)]
+        _us(what, gap)  # refuses what is too long
+        # Of the product, not of the gap: rounding every gap would shift the rate.
+        top, bottom = (Fraction(gap) * 1_000_000).as_integer_ratio()
+        us = [round(Fraction(i * top, bottom)) for i in range(count)]
     elif name == "poisson":
         (rate,) = _numbers(what, "poisson:RATE", text)
         us = _instants(what, rng.standard_exponential(count) / float(rate))
