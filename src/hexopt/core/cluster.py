@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
+from hexopt.core.workflow import MAX_TOKENS
 from hexopt.errors import ClusterError
+
+MAX_BATCH = 2**20
+"""Batch limits above this are refused, as are the values below: no hardware has them, and sums stay in 64 bits."""
+
+MAX_MS = 1e9
+MAX_FACTOR = 1e6
+MAX_LATENCY_US = 10**15
+NIC_BYTES_PER_S = (1, 1e18)
+MIN_EFFICIENCY = 1e-6
 
 Knots = tuple[tuple[int, float], ...]
 KvAdmission = Literal["backfill", "strict"]
@@ -40,7 +50,7 @@ class PrefillLatency:
         _check_number(f"{who}: a1_ms", self.a1_ms)
         _check_number(f"{who}: a2_ms", self.a2_ms)
         _check_number(f"{who}: c0_ms", self.c0_ms)
-        _check_number(f"{who}: c1", self.c1, positive=True)
+        _check_number(f"{who}: c1", self.c1, high=MAX_FACTOR, positive=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +106,7 @@ class DecodeInstance:
         """Raise :class:`~hexopt.errors.ClusterError` unless the instance makes sense."""
         who = f"instance '{self.name}'"
         _check_instance(self)
-        _check_int(f"{who}: max_batch", self.max_batch)
+        _check_int(f"{who}: max_batch", self.max_batch, high=MAX_BATCH)
         self.latency.check(who)
         last = self.latency.h_knots[-1][0]
         if self.max_batch > last and not self.latency.extrapolate:
@@ -118,10 +128,8 @@ class Network:
 
     def check(self) -> None:
         """Raise :class:`~hexopt.errors.ClusterError` unless the network makes sense."""
-        _check_number("network: efficiency", self.efficiency, positive=True)
-        if self.efficiency > 1:
-            raise ClusterError(f"network: efficiency {self.efficiency} is above 1, a share of the wire rate, lower it")
-        _check_int("network: latency_us", self.latency_us, low=0)
+        _check_number("network: efficiency", self.efficiency, MIN_EFFICIENCY, 1, positive=True)
+        _check_int("network: latency_us", self.latency_us, low=0, high=MAX_LATENCY_US)
         _check_choice("network: contention", self.contention, ("nic", "none"))
 
 
@@ -166,7 +174,7 @@ def _check_instance(instance: PrefillInstance | DecodeInstance) -> None:
         raise ClusterError("instance '': its name is empty, results are told apart by it, name it")
     _check_int(f"{who}: kv_tokens", instance.kv_tokens)
     _check_int(f"{who}: kv_bytes_per_token", instance.kv_bytes_per_token)
-    _check_number(f"{who}: nic_bytes_per_s", instance.nic_bytes_per_s, positive=True)
+    _check_number(f"{who}: nic_bytes_per_s", instance.nic_bytes_per_s, *NIC_BYTES_PER_S, positive=True)
 
 
 def _check_knots(what: str, knots: Knots) -> None:
@@ -180,19 +188,32 @@ def _check_knots(what: str, knots: Knots) -> None:
             raise ClusterError(f"{what}: {x1} follows {x0}, knots stand in increasing order of x, sort them")
 
 
-def _check_int(what: str, value: object, low: int = 1) -> None:
+def _check_int(what: str, value: object, low: int = 1, high: int = MAX_TOKENS) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ClusterError(f"{what}: {value!r} is no integer, a whole number of at least {low} is needed, correct it")
     if value < low:
-        raise ClusterError(f"{what}: {value} is too small, at least {low} is needed, correct it")
+        raise ClusterError(f"{what}: {_brief(value)} is too small, at least {low} is needed, correct it")
+    if value > high:
+        raise ClusterError(f"{what}: {_brief(value)} is too large, at most {high} is legal, correct it")
 
 
-def _check_number(what: str, value: object, positive: bool = False) -> None:
+def _check_number(what: str, value: object, low: float = 0, high: float = MAX_MS, positive: bool = False) -> None:
     rule = "a finite number above 0 is needed" if positive else "a finite number of at least 0 is needed"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ClusterError(f"{what}: {value!r} is no number, {rule}, correct it")
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
-        raise ClusterError(f"{what}: {value} is out of range, {rule}, correct it")
+    if not 0 <= value < math.inf or (positive and value == 0):
+        raise ClusterError(f"{what}: {_brief(value)} is out of range, {rule}, correct it")
+    if value < low:
+        raise ClusterError(f"{what}: {value} is too small, at least {low:g} is needed, correct it")
+    if value > high:
+        raise ClusterError(f"{what}: {_brief(value)} is too large, at most {high:g} is legal, correct it")
+
+
+def _brief(value: int | float) -> str:
+    # str() refuses whole numbers of thousands of digits
+    return (
+        f"{value}" if isinstance(value, float) or value.bit_length() <= 200 else "a whole number of 60 digits or more"
+    )
 
 
 def _check_choice(what: str, value: str, legal: tuple[str, ...]) -> None:

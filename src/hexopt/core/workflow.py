@@ -58,8 +58,14 @@ class Workflow:
         """All that the standalone latency of this workflow depends on, as a hashable key."""
         return tuple((c.parents, c.prompt_tokens, c.output_tokens, c.tool_us) for c in self.calls)
 
+    @property
+    def given_us(self) -> int:
+        """The arrival and all known delays added up: what the trace alone says of how late it may become."""
+        return (self.arrival_us or 0) + sum([c.tool_us or 0 for c in self.calls])
+
     def check(self) -> None:
         """Raise :class:`~hexopt.errors.TraceError` unless this is a well-formed DAG of plausible calls."""
+        _check_id("workflow: workflow_id", self.workflow_id)
         who = f"workflow '{self.workflow_id}'"
         if self.arrival_us is not None:
             _check_int(f"{who}: arrival_us", self.arrival_us, 0, MAX_US)
@@ -67,6 +73,7 @@ class Workflow:
             raise TraceError(f"{who}: calls is empty, a workflow has at least one call, drop the workflow")
         ids: set[str] = set()
         for call in self.calls:
+            _check_id(f"{who}: call_id", call.call_id)
             what = f"{who}: call '{call.call_id}'"
             if call.call_id in ids:
                 raise TraceError(f"{what}: call_id occurs twice, ids are unique within a workflow, rename one")
@@ -76,7 +83,7 @@ class Workflow:
             if call.tool_us is not None:
                 _check_int(f"{what}: tool_us", call.tool_us, 0, MAX_US)
             if call.cached_prefix_tokens is not None:
-                _check_int(f"{what}: cached_prefix_tokens", call.cached_prefix_tokens, 0, MAX_TOKENS)
+                _check_int(f"{what}: cached_prefix_tokens", call.cached_prefix_tokens, 0, call.prompt_tokens)
             if len(set(call.parents)) != len(call.parents):
                 raise TraceError(f"{what}: parents names a call twice, a parent counts once, drop the repetition")
             for parent in call.parents:
@@ -85,6 +92,11 @@ class Workflow:
                         f"{what}: parents has position {parent}, positions lie in 0..{len(self.calls) - 1}, "
                         "name a call of the same workflow"
                     )
+        if self.given_us > MAX_US:
+            raise TraceError(
+                f"{who}: arrival and tool delays add up to {self.given_us} µs, instants end at {MAX_US} µs, "
+                "shorten them"
+            )
         self._check_acyclic(who)
 
     def _check_acyclic(self, who: str) -> None:
@@ -159,6 +171,11 @@ class Trace:
                 )
             ids.add(workflow.workflow_id)
             workflow.check()
+
+
+def _check_id(what: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise TraceError(f"{what}: {value!r} found, an id is a text of at least one character, correct it")
 
 
 def _check_int(what: str, value: object, low: int, high: int) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hexopt.core.workflow import Trace, Workflow
+from hexopt.core.workflow import MAX_US, Trace, Workflow
 from hexopt.errors import TraceError
-from hexopt.traces.schema import FIX, LineError, Pool, build_carefully, build_fast, parse_line, show
+from hexopt.traces.schema import FIX, LineError, Pool, build_carefully, build_fast, parse_line, show, us_to_seconds
 
 REASONS_KEPT = 5
 """So many reasons of left-out workflows are kept in the provenance."""
@@ -155,7 +155,12 @@ def _read(
             messages.append(str(error))
         else:
             workflow = build_fast(record, pool) or build_carefully(record, pool, messages.append)
-        if workflow is not None:
+        if workflow is not None and workflow.given_us > MAX_US:
+            messages.append(
+                f"workflow {show(workflow.workflow_id)}: arrival_s and tool_delay_s: "
+                f"{us_to_seconds(workflow.given_us)} s in all found, instants end at {MAX_US // 1_000_000} s, {FIX}"
+            )
+        elif workflow is not None:
             first = lines.setdefault(workflow.workflow_id, number)
             if first == number:
                 yield workflow

@@ -82,7 +82,7 @@ def _write(trace: Trace, file: BinaryIO | gzip.GzipFile) -> None:
 
 def _line(workflow: Workflow, dumps: Callable[[str], str]) -> Iterator[str]:
     who = f"workflow {show(workflow.workflow_id)}"
-    _check_strings(who, workflow.workflow_id, workflow.app, workflow.source, workflow.license)
+    _check_strings(who, workflow.app, workflow.source, workflow.license)
     arrival = "null" if workflow.arrival_us is None else us_to_seconds(workflow.arrival_us)
     yield (
         f'{{"schema_version":{SCHEMA_VERSION},"workflow_id":{json.dumps(workflow.workflow_id)},'
@@ -91,12 +91,7 @@ def _line(workflow: Workflow, dumps: Callable[[str], str]) -> Iterator[str]:
     )
     for position, call in enumerate(workflow.calls):
         what = f"{who}, call {show(call.call_id)}"
-        _check_strings(what, call.call_id, "" if call.delay_kind is None else call.delay_kind)
-        if call.cached_prefix_tokens is not None and call.cached_prefix_tokens > call.prompt_tokens:
-            raise TraceError(
-                f"{what}: cached_prefix_tokens: {call.cached_prefix_tokens} found, at most prompt_tokens "
-                f"({call.prompt_tokens}) are legal, correct the call"
-            )
+        _check_strings(what, "" if call.delay_kind is None else call.delay_kind)
         yield "," * (position > 0) + _call(what, call, workflow, dumps)
     yield "]}\n"
 
@@ -113,12 +108,10 @@ def _call(what: str, call: Call, workflow: Workflow, dumps: Callable[[str], str]
     )
 
 
-def _check_strings(who: str, identifier: str, *others: str) -> None:
-    for value in (identifier, *others):
+def _check_strings(who: str, *values: str) -> None:
+    for value in values:
         if not isinstance(value, str):
-            raise TraceError(f"{who}: {value!r} found, ids and labels are strings, correct it")
-    if not identifier:
-        raise TraceError(f"{who}: an empty id found, an id has at least one character, name it")
+            raise TraceError(f"{who}: {value!r} found, labels are strings, correct it")
 
 
 def _extra(who: str, extra: Mapping[str, Any], known: frozenset[str]) -> str:
