@@ -181,3 +181,9 @@ def test_the_fallbacks_decisions_are_checked_too() -> None:
     policy = Acting(place_all, plan_latency_us=5_000, fallback=Acting(lambda view: [Decision(0, 9, 0, 0.0)]))
     with pytest.raises(PlanError, match="prefill instance 9"):
         run(flows((0, 100, 5)), cluster(), policy)
+
+
+@pytest.mark.parametrize("decision", [Decision([0], 0, 0, 0.0), Decision(0, 0, 0, 10**400)])  # type: ignore[arg-type]
+def test_strange_keys_and_priorities(decision: Decision) -> None:
+    with pytest.raises(PlanError):
+        run(flows((7, 100, 5)), cluster(), Acting(lambda view: Plan([decision])))

@@ -21,8 +21,8 @@ from hexopt.core.plan import Decision, Plan
 from hexopt.core.protocols import ALL_TRIGGERS, Policy, Predictor
 from hexopt.core.streams import stream
 from hexopt.core.view import CallState, CallView, Trigger, View
-from hexopt.core.workflow import Trace
-from hexopt.errors import ConfigError, SimulationStalled
+from hexopt.core.workflow import MAX_US, Trace
+from hexopt.errors import ConfigError, SimulationStalled, TraceError
 from hexopt.latency import ClusterLatency
 from hexopt.sim.candidates import Candidates, check_capacity
 from hexopt.sim.decode import DecodeEngine
@@ -238,6 +238,11 @@ class Simulation:
         return (stuck or "none of them revealed") + who
 
     def _push(self, at_us: int, kind: int, payload: object) -> None:
+        if at_us > MAX_US:
+            raise TraceError(
+                f"trace '{self.trace.name}': something would happen at {at_us} µs, instants end at {MAX_US} µs (285 years), "
+                "shorten its delays or outputs"
+            )
         self._sequence += 1
         heapq.heappush(self._heap, (at_us, kind, self._sequence, payload))
 

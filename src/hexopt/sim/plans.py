@@ -30,7 +30,7 @@ def check_plan(policy: Policy, now_us: int, plan: object) -> None:
     if not (
         isinstance(plan, Plan)
         and isinstance(plan.decisions, Sequence)
-        and all(isinstance(decision, Decision) for decision in plan.decisions)
+        and all(isinstance(d, Decision) and hasattr(type(d.call), "__index__") for d in plan.decisions)
         and (plan.wake_us is None or (isinstance(plan.wake_us, int) and not isinstance(plan.wake_us, bool)))
     ):
         raise PlanError(
@@ -83,7 +83,7 @@ class DecisionRules:
                 raise _error(policy, now_us, decision, call, why)
         try:
             finite = math.isfinite(decision.priority)
-        except TypeError:
+        except (TypeError, OverflowError):
             finite = False
         if not finite:
             why = f"priority {decision.priority!r} is no finite number, use one"
