@@ -51,5 +51,5 @@ def check_capacity(trace: Trace, cluster: Cluster, latency: ClusterLatency) -> N
             raise CapacityError(
                 f"call '{w.workflow_id}/{c.call_id}': it needs {latency.blocks(tokens)} KV blocks for {tokens} tokens, "
                 f"the largest {role} instance of cluster '{cluster.name}' holds {room} blocks, "
-                "raise kv_tokens or drop the workflow"
+                "raise kv_tokens or leave the workflow out"
             )

@@ -240,7 +240,7 @@ class Simulation:
     def _push(self, at_us: int, kind: int, payload: object) -> None:
         if at_us > MAX_US:
             raise TraceError(
-                f"trace '{self.trace.name}': something would happen at {at_us} µs, instants end at {MAX_US} µs (285 years), "
+                f"trace '{self.trace.name}': something would happen at {at_us} µs, instants end at {MAX_US} µs, "
                 "shorten its delays or outputs"
             )
         self._sequence += 1

@@ -30,7 +30,7 @@ def check_plan(policy: Policy, now_us: int, plan: object) -> None:
     if not (
         isinstance(plan, Plan)
         and isinstance(plan.decisions, Sequence)
-        and all(isinstance(d, Decision) and hasattr(type(d.call), "__index__") for d in plan.decisions)
+        and all(isinstance(d, Decision) and type(d.call).__hash__ is not None for d in plan.decisions)
         and (plan.wake_us is None or (isinstance(plan.wake_us, int) and not isinstance(plan.wake_us, bool)))
     ):
         raise PlanError(
