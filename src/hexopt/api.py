@@ -7,14 +7,17 @@ from typing import Any
 import hexopt
 from hexopt.core.cluster import Cluster
 from hexopt.core.protocols import Policy, Predictor
+from hexopt.core.streams import stream
 from hexopt.core.workflow import Trace, Workflow
 from hexopt.errors import ConfigError
 from hexopt.latency import ClusterLatency
 from hexopt.policies.registry import make_policy, policy_record
 from hexopt.sim.engine import Progress, Simulation
-from hexopt.sim.predictors import Oracle, make_predictor
+from hexopt.sim.predictors import PREDICTORS, Oracle, make_predictor
 from hexopt.sim.result import RunResult
 from hexopt.traces import apply_arrivals, apply_delays, require_known
+from hexopt.traces.rules import ARRIVAL_RULES, DELAY_RULES
+from hexopt.traces.schema import show
 
 __all__ = ["make_policy", "simulate", "standalone_us"]
 
@@ -54,7 +57,7 @@ def simulate(
     CapacityError
         A call fits on no instance.
     ConfigError
-        A rule, a predictor or an attribute of the policy is not usable.
+        An argument is of the wrong type; a rule, a predictor or an attribute of the policy is not usable.
     PlanError, SimulationStalled, CalibrationRangeError
         See :meth:`hexopt.sim.engine.Simulation.run`.
 
@@ -65,11 +68,29 @@ def simulate(
     >>> result.summary["finished_workflows"]
     1
     """
-    if not isinstance(policy, Policy):
+    if not isinstance(trace, Trace):
+        raise ConfigError(f"trace: {show(trace)} found, a Trace is needed, read one with hexopt.load_trace(path)")
+    if not isinstance(cluster, Cluster):
+        raise ConfigError(
+            f"cluster: {show(cluster)} found, a Cluster is needed, read one with hexopt.load_cluster(name)"
+        )
+    if not isinstance(policy, Policy) or isinstance(policy, type):
         raise ConfigError(
             f"policy {policy!r}: it has no name, reset and plan, a policy has the Policy protocol, "
             "build one with hexopt.make_policy(name)"
         )
+    if not isinstance(predictor, str) and (isinstance(predictor, type) or not _foretells(predictor)):
+        raise ConfigError(
+            f"predictor: {show(predictor)} found, a rule or an object with name, reset, predict and observe is needed, "
+            f"give one of {', '.join(PREDICTORS)}"
+        )
+    for what, rule, rules in (("arrivals", arrivals, ARRIVAL_RULES), ("delays", delays, DELAY_RULES)):
+        if rule is not None and not isinstance(rule, str):
+            raise ConfigError(
+                f"{what}: {show(rule)} found, a rule is a text, give one of {', '.join(sorted(rules))} or None"
+            )
+    stream(seed, "policy")  # refuses what is no seed
+    seed = int(seed)
     if stop_us is not None and (isinstance(stop_us, bool) or not isinstance(stop_us, int) or stop_us < 0):
         raise ConfigError(
             f"stop_us: {stop_us!r} is no instant, a whole number of µs of at least 0 is needed, correct it"
@@ -98,8 +119,10 @@ def simulate(
         "predictor": foretell.name,
         "seed": seed,
         "stop_us": stop_us,
-        "arrivals": _rule(trace, "arrivals"),
-        "delays": _rule(trace, "delays"),
+        "arrivals": _rule(trace, "arrivals")[0],
+        "arrivals_seed": _rule(trace, "arrivals")[1],
+        "delays": _rule(trace, "delays")[0],
+        "delays_seed": _rule(trace, "delays")[1],
     }
     alone = _Standalone(trace, cluster, latency)
     return RunResult(simulation, about, alone.of)
@@ -131,6 +154,11 @@ class _Standalone:
         return self._known[shape]
 
 
-def _rule(trace: Trace, kind: str) -> str:
+def _foretells(predictor: object) -> bool:
+    return all(hasattr(predictor, part) for part in ("name", "reset", "predict", "observe"))
+
+
+def _rule(trace: Trace, kind: str) -> tuple[str, int | None]:
+    """Return the rule that set a trace's times and its seed, wherever it was applied: here or before."""
     rule = trace.provenance.get(kind)
-    return "recorded" if rule is None else str(rule["rule"])
+    return ("recorded", None) if rule is None else (str(rule["rule"]), rule.get("seed"))

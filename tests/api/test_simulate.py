@@ -13,6 +13,7 @@ from hexopt.core.plan import Decision, Plan
 from hexopt.core.protocols import Policy
 from hexopt.errors import ClusterError, ConfigError, TraceError
 from hexopt.sim.predictors import Constant
+from hexopt.traces import apply_arrivals
 from tests.policies.views import cluster
 from tests.sim.toys import Acting, flows, place_all
 
@@ -55,7 +56,6 @@ def test_what_is_no_policy(policy: Any) -> None:
         hexopt.simulate(flows((0, 100, 5)), cluster(), policy)
 
 
-@pytest.mark.xfail(strict=True, reason="a class has the attributes of its instances, and a TypeError follows")
 def test_a_class_is_no_policy() -> None:
     with pytest.raises(ConfigError):
         hexopt.simulate(flows((0, 100, 5)), cluster(), Bare)  # type: ignore[arg-type]
@@ -102,16 +102,54 @@ def test_unknown_predictor() -> None:
         hexopt.simulate(flows((0, 100, 5)), cluster(), Bare(), predictor="orakle")
 
 
-@pytest.mark.xfail(strict=True, reason="an AttributeError, or a prediction below one token that goes unnoticed")
-@pytest.mark.parametrize("predicted", [None, 0, -3, 1.5])
-def test_what_is_no_predictor(predicted: Any) -> None:
+@pytest.mark.xfail(strict=True, reason="a prediction below one token that goes unnoticed")
+@pytest.mark.parametrize("predicted", [0, -3, 1.5])
+def test_what_is_no_prediction(predicted: Any) -> None:
     class Strange(Doubling):
         def predict(self, workflow: int, call: int) -> int:
             return predicted  # type: ignore[no-any-return]
 
-    predictor: Any = 5 if predicted is None else Strange()
     with pytest.raises(ConfigError, match="predictor"):
+        hexopt.simulate(flows((0, 100, 5)), cluster(), Bare(), predictor=Strange())
+
+
+@pytest.mark.parametrize("predictor", [5, None, object(), Doubling, ["oracle"]])
+def test_what_is_no_predictor(predictor: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^predictor: .* found, a rule or an object with .*, give one of .*oracle"):
         hexopt.simulate(flows((0, 100, 5)), cluster(), Bare(), predictor=predictor)
+
+
+@pytest.mark.parametrize("value", ["w.jsonl", None, 3, ()])
+def test_what_is_no_trace_and_no_cluster(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^trace: .* found, a Trace is needed, read one with hexopt\.load_trace"):
+        hexopt.simulate(value, cluster(), Bare())
+    with pytest.raises(ConfigError, match=r"^cluster: .* found, a Cluster is needed, read .* hexopt\.load_cluster"):
+        hexopt.simulate(flows((0, 100, 5)), value, Bare())
+
+
+@pytest.mark.parametrize("what", ["arrivals", "delays"])
+def test_what_is_no_rule(what: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{what}: 5 found, a rule is a text, give one of .*fixed"):
+        hexopt.simulate(flows((0, 100, 5)), cluster(), Bare(), **{what: 5})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [None, 0, 5, b"x", ["tiny"]])
+def test_what_is_no_file(value: Any) -> None:
+    with pytest.raises(TraceError, match="no path found, a trace is read from a file"):
+        hexopt.load_trace(value)
+    with pytest.raises(ClusterError, match=r"no name and no path found, a cluster is a TOML file or one of .*tiny"):
+        hexopt.load_cluster(value)
+
+
+def test_rules_are_recorded_with_the_seed_that_drew() -> None:
+    """Also those applied before: the seed of the run says nothing of them."""
+    drawn = apply_arrivals(unknown(None, None), "poisson:10", seed=7)
+    summary = hexopt.simulate(drawn, cluster(), Bare(), delays="zero", seed=3).summary
+    assert (summary["arrivals"], summary["arrivals_seed"]) == ("poisson:10", 7)
+    assert (summary["delays"], summary["delays_seed"]) == ("zero", 3)
+    summary = hexopt.simulate(flows((0, 100, 5)), cluster(), Bare(), seed=3).summary
+    assert (summary["arrivals"], summary["arrivals_seed"]) == ("recorded", None)
+    assert (summary["delays"], summary["delays_seed"]) == ("recorded", None)
 
 
 @pytest.mark.parametrize("stop_us", [-1, 1.5, True, "1"])

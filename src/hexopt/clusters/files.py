@@ -75,6 +75,11 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
     >>> len(cluster.prefill), len(cluster.decode)
     (2, 2)
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise _error(
+            f"cluster {name_or_path!r}: no name and no path found, a cluster is a TOML file or one of "
+            f"{', '.join(cluster_names())}, name one"
+        )
     if isinstance(name_or_path, str) and not _is_path(name_or_path):
         known = cluster_names()
         if name_or_path not in known:

@@ -143,6 +143,8 @@ def _read(
     first_only: bool,
 ) -> Iterator[Workflow]:
     """Yield the workflows without a problem; with ``first_only`` at most one problem of each other is reported."""
+    if not isinstance(path, str | os.PathLike):
+        raise TraceError(f"trace {show(path)}: no path found, a trace is read from a file, name a .jsonl file")
     file = _name(path)
     pool = Pool()
     lines: dict[str, int] = {}
