@@ -109,19 +109,27 @@ def test_run_prints_the_comparison_and_writes_everything(hexopt_command: Command
     assert (folder / "figures" / "req.png").read_bytes() == before
 
 
-def test_run_lists_failed_runs_and_ends_with_1(
-    hexopt_command: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("errors", "status"),
+    [
+        ([hexopt.HexoptError("subject: broken")] * 2, 2),
+        ([hexopt.HexoptError("subject: broken"), ZeroDivisionError("a bug")], 1),
+    ],
+)
+def test_run_lists_failed_runs_and_says_whose_fault_they_are(
+    hexopt_command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, errors: list[Exception], status: int
 ) -> None:
+    left = iter(errors)
     simulate = hexopt.simulate
 
     def fails(*args: object, **kwargs: object) -> object:
         if kwargs["seed"] == 1:
-            raise hexopt.HexoptError("subject: broken")
+            raise next(left)
         return simulate(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(hexopt, "simulate", fails)
     done = hexopt_command("run", "small.toml", "--jobs", "1")
-    assert done.status == 1
+    assert done.status == status
     assert "error: run failed: tiny · fcfs · seed 1: subject: broken" in done.err.splitlines()
     assert "error: 2 of 4 runs failed" in done.err
     assert "Req95" in done.out, "what did finish is shown"

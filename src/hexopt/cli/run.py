@@ -8,7 +8,7 @@ from hexopt.cli.console import line, note, progress, stdout
 
 
 def run_and_report(experiment: Path, out: Path | None, jobs: int | None) -> int:
-    """Run what has no result yet, print the table, write the figures; return 1 if a run failed, else 0."""
+    """Run what has no result yet, print the table, write the figures; return the exit status."""
     from hexopt.experiments import Progress, load_config, run_experiment
 
     config = load_config(experiment)
@@ -30,7 +30,7 @@ def run_and_report(experiment: Path, out: Path | None, jobs: int | None) -> int:
         note(f"error: run failed: {spec.title}: {' '.join(error.split())}")
     if outcome.failures:
         note(f"error: {len(outcome.failures)} of {total} runs failed, the rest are kept; see {outcome.folder}/runs.csv")
-    return 1 if outcome.failures else 0
+    return outcome.exit_status
 
 
 def report(folder: Path, formats: list[str]) -> None:

@@ -17,6 +17,7 @@ from hexopt.core.cluster import Cluster
 from hexopt.core.workflow import Trace
 from hexopt.errors import ConfigError
 from hexopt.experiments.config import ExperimentConfig, PolicyEntry
+from hexopt.latency import check_calibrated
 from hexopt.policies.registry import policy_class
 from hexopt.sim.engine import Simulation
 from hexopt.sim.predictors import make_predictor
@@ -123,6 +124,7 @@ def _rehearse(
     require_known(trace)
     predictor = make_predictor(config.predictor)
     for _, cluster in clusters:
+        check_calibrated(trace, cluster)
         for entry, options in policies:
             policy = hexopt.make_policy(entry.name, **options)
             Simulation(trace, cluster, policy, predictor, seed=seed, stop_us=config.stop_us)

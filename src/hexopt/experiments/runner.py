@@ -48,12 +48,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class ExperimentOutcome:
-    """What an experiment left behind: its folder, how many runs were reused or failed, and the failures' errors."""
+    """What an experiment left behind: its folder, how many runs were reused or failed, and the failures' errors.
+
+    ``exit_status`` is 0 without failures, 2 if every failure is the input's fault, and 1 otherwise.
+    """
 
     folder: Path
     grid: Grid
     reused: int
     failures: tuple[tuple[RunSpec, str], ...]
+    exit_status: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class _Ending:
     error: str = ""
     details: str = ""
     fatal: bool = False
+    status: int = 1
+    """The exit status that an error asks for."""
 
 
 def run_experiment(
@@ -104,6 +110,7 @@ def run_experiment(
     pending = [spec for spec in specs.values() if not is_finished(runs / spec.key)]
     reused = len(specs) - len(pending)
     failures: dict[str, str] = {}
+    statuses: set[int] = set()
     done = reused
     report = on_progress or (lambda progress: None)
     report(Progress(done, len(specs), reused, 0))
@@ -115,6 +122,7 @@ def run_experiment(
             record = failed / f"{ending.key}.txt"
             if ending.error:
                 failures[ending.key] = ending.error
+                statuses.add(ending.status)
                 record.write_text(f"{ending.error}\n{ending.details}", encoding="utf-8")
             else:
                 record.unlink(missing_ok=True)
@@ -129,6 +137,7 @@ def run_experiment(
         _sweep(runs)
         for spec in pending:
             if spec.key not in failures and not is_finished(runs / spec.key):
+                statuses.add(1)
                 failures[spec.key] = (
                     "a worker process was killed before this run ended, often for want of memory, "
                     "run again with fewer --jobs"
@@ -136,7 +145,8 @@ def run_experiment(
     with suppress(OSError):
         failed.rmdir()  # only goes when empty
     write_tables(grid, folder, failures)
-    return ExperimentOutcome(folder, grid, reused, tuple((s, failures[s.key]) for s in grid.runs if s.key in failures))
+    told = tuple((spec, failures[spec.key]) for spec in grid.runs if spec.key in failures)
+    return ExperimentOutcome(folder, grid, reused, told, min(statuses, default=0))
 
 
 def is_finished(folder: Path) -> bool:
@@ -210,7 +220,7 @@ def _carry_out_one(config: ExperimentConfig, spec: RunSpec, runs: Path) -> _Endi
         result.summary  # noqa: B018 - standalone latencies belong to the run's cost, and may fail like it
         timing = {"run_wall_s": time.perf_counter() - wall, "run_cpu_s": time.process_time() - cpu}
     except HexoptError as error:
-        return _Ending(spec.key, str(error))
+        return _Ending(spec.key, str(error), status=error.exit_status)
     except Exception as error:
         return _Ending(spec.key, f"internal error: {type(error).__name__}: {error}", traceback.format_exc())
     partial = runs / f"{_PARTIAL}{os.getpid()}-{spec.key}"

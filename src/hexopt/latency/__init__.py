@@ -1,5 +1,6 @@
 """From coefficients to microseconds."""
 
 from hexopt.latency.model import ClusterLatency
+from hexopt.latency.range import check_calibrated
 
-__all__ = ["ClusterLatency"]
+__all__ = ["ClusterLatency", "check_calibrated"]
