@@ -69,7 +69,7 @@ def test_a_call_too_large_for_every_instance(call: tuple[int, int], parts: tuple
     policy = Acting(place_all)
     with pytest.raises(CapacityError) as caught:
         run(flows((0, 10, 2), (10**12, *call)), site, policy)
-    for part in (*parts, "cluster 'hand-made'", "raise kv_tokens or drop the workflow"):
+    for part in (*parts, "cluster 'hand-made'", "raise kv_tokens or leave the workflow out"):
         assert part in str(caught.value)
     assert policy.views == []
 

@@ -27,8 +27,9 @@ def main() -> None:
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    0: done. 1: a run of an experiment failed, or hexopt has a bug. 2: the input is at fault, said in one line on
-    stderr. 130: interrupted. ``HEXOPT_DEBUG=1`` adds the traceback of an error that is said in one line.
+    0: done. 1: a run of an experiment failed, or hexopt has a bug. 2: the input is at fault (of an experiment: in
+    every run that failed), said in one line on stderr. 130: interrupted. ``HEXOPT_DEBUG=1`` adds the traceback of
+    an error that is said in one line.
     """
     try:
         from hexopt.cli.app import UsageError, app
@@ -65,6 +66,9 @@ def _usage(error: Any, args: Sequence[str]) -> str:
     """Say a complaint about arguments with the value found, which typer leaves out, and where to read on."""
     context, options = getattr(error, "ctx", None), getattr(getattr(error, "param", None), "opts", ())
     found = next((b for a, b in pairwise(args) if a in options), None)
+    for option, equals, value in (arg.partition("=") for arg in args):
+        if equals and option in options:
+            found = value
     value = "" if found is None else f" ('{found}' found)"
     where = context.command_path if context else "hexopt"
     return f"{error.format_message().rstrip('.')}{value}; {where} --help shows the usage"

@@ -62,6 +62,13 @@ def _version(value: bool) -> None:
         raise typer.Exit(0)
 
 
+def _folder(text: str) -> Path:
+    # As a Path, an empty text would be the current folder.
+    if not text:
+        raise typer.BadParameter("a folder has a name")
+    return Path(text)
+
+
 @app.callback()
 def root(
     ctx: typer.Context,
@@ -106,7 +113,8 @@ def cluster(ctx: typer.Context) -> None:
 def run_command(
     experiment: Annotated[Path, typer.Argument(help="Experiment file (TOML).", metavar="EXPERIMENT.toml")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; else the experiment's own.", metavar="DIR")
+        Path | None,
+        typer.Option(parser=_folder, help="Folder of the results; else the experiment's own.", metavar="DIR"),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option(help="Worker processes; else one per CPU core.", metavar="N", min=1)
@@ -148,7 +156,9 @@ def simulate_command(
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave invalid workflows of the trace out.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for the tables of the run.", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=_folder, help="Folder for the tables of the run.", metavar="DIR")
+    ] = None,
 ) -> None:
     """Simulate one run and show its key figures.
 

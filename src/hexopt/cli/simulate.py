@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import hexopt
 from hexopt.cli.console import line, note, progress, stdout
 from hexopt.errors import ConfigError, OutputError
+from hexopt.latency import check_calibrated
+from hexopt.policies.registry import text_options
 
 
 def simulate_and_show(
@@ -30,13 +32,14 @@ def simulate_and_show(
 ) -> None:
     """Check all arguments, simulate, print the summary, save the tables."""
     stop_us = _stop_us(stop_s)
-    policy = hexopt.make_policy(policy_name, **parse_options(policy_options))
+    policy = hexopt.make_policy(policy_name, **parse_options(policy_options, text_options(policy_name)))
     cluster = hexopt.load_cluster(cluster_name)
     trace = hexopt.load_trace(trace_path, skip_invalid=skip_invalid)
     if skipped := trace.provenance.get("skipped"):
         note(f"{trace_path}: {skipped} invalid workflows left out, hexopt trace check lists them")
     if workflows is not None:
         trace = trace.head(workflows)
+    check_calibrated(trace, cluster)
     if out is not None:
         check_writable(out)
     with progress(policy_name, "calls") as show:
@@ -57,8 +60,10 @@ def simulate_and_show(
         line(f"tables: {out}; hexopt plot {out} draws them")
 
 
-def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+def parse_options(texts: Sequence[str], as_text: Collection[str] = ()) -> dict[str, Any]:
     """Return options from ``NAME=VALUE`` texts; a value is an integer, a number, true or false, or else text.
+
+    Those named in ``as_text`` are text whatever they look like.
 
     >>> parse_options(["a=1", "b=0.5", "c=true", "d=zero"])
     {'a': 1, 'b': 0.5, 'c': True, 'd': 'zero'}
@@ -71,7 +76,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--policy-option: '{text}' found, an option is written NAME=VALUE, correct it")
         if name in options:
             raise ConfigError(f"--policy-option: '{name}' occurs twice, an option has one value, drop one")
-        options[name] = _value(value.strip())
+        options[name] = value.strip() if name in as_text else _value(value.strip())
     return options
 
 

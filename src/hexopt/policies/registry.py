@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import PurePath
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from hexopt.core.protocols import BasePolicy, Policy
@@ -20,6 +22,9 @@ POLICIES = {
     "round-robin": "hexopt.policies.round_robin:RoundRobin",
     "workflow-fcfs": "hexopt.policies.workflow_fcfs:WorkflowFcfs",
 }
+
+IN_MEMORY = "(in memory)"
+"""What a record says of an option that has no plain value."""
 
 
 class Option(NamedTuple):
@@ -75,7 +80,7 @@ def policy_options(name: str) -> list[Option]:
 
 
 def make_policy(name: str, **options: Any) -> Policy:
-    """Build a policy from its name and options; ``fallback`` may be a name too, or ``"none"``.
+    """Build a policy from its name and options; ``fallback`` may be a name or a record too, or ``"none"``.
 
     Raises
     ------
@@ -95,13 +100,19 @@ def make_policy(name: str, **options: Any) -> Policy:
             )
     for needed in known:
         if needed.default is inspect.Parameter.empty and needed.name not in options:
-            raise ConfigError(f"policy '{name}': option '{needed.name}' is missing, it must be given: {needed.doc}")
+            what = needed.doc.split(". ")[0].split(" with ")[0].replace("`", "")
+            raise ConfigError(
+                f"policy '{name}': option '{needed.name}' is missing, it must be given"
+                f"{f' ({what})' if what else ''}, give it as option {needed.name}"
+            )
     hints = get_type_hints(cls.__init__)
     for option_name, value in options.items():
         _check_value(name, option_name, value, hints.get(option_name, Any))
     if any(o.name == "fallback" for o in known):
         fallback = options.get("fallback", getattr(cls, "default_fallback", "none"))
-        if isinstance(fallback, str):
+        if isinstance(fallback, Mapping) and {"name", "options"} == set(fallback):
+            options["fallback"] = make_policy(fallback["name"], **fallback["options"])
+        elif isinstance(fallback, str):
             options["fallback"] = None if fallback == "none" else _make_fallback(fallback)
         elif fallback is not None and not isinstance(fallback, Policy):
             raise ConfigError(
@@ -118,15 +129,47 @@ def _make_fallback(name: str) -> Policy:
 
 
 def policy_record(policy: Policy) -> dict[str, Any]:
-    """Return the name and options that rebuild a policy, as plain values; options only of shipped policies."""
+    """Return the name and options that rebuild a policy, as plain values; options only of shipped policies.
+
+    A fallback is its name where :func:`make_policy` builds an equal one from that, and a record of its own
+    otherwise. What has no plain value, such as a data frame, is ``"(in memory)"``: that alone does not rebuild.
+    """
     record: dict[str, Any] = {"name": policy.name, "options": {}}
     if isinstance(policy, BasePolicy):
         for parameter in inspect.signature(type(policy)).parameters:
             value = getattr(policy, parameter, None)
-            if parameter == "fallback":
-                value = "none" if value is None else getattr(value, "name", str(value))
-            record["options"][parameter] = value if isinstance(value, bool | int | float | str) else str(value)
+            record["options"][parameter] = _fallback_record(value) if parameter == "fallback" else _plain(value)
     return record
+
+
+def _fallback_record(fallback: Any) -> str | dict[str, Any]:
+    if fallback is None:
+        return "none"
+    if isinstance(fallback, BasePolicy):
+        record = policy_record(fallback)
+        try:
+            usual = policy_record(_make_fallback(fallback.name))
+        except ConfigError:  # no such name, or one with options that must be given
+            usual = None
+        if record != usual:
+            return record
+    return str(getattr(fallback, "name", IN_MEMORY))
+
+
+def _plain(value: Any) -> bool | int | float | str | None:
+    if isinstance(value, PurePath):
+        return str(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else IN_MEMORY
+
+
+def text_options(name: str) -> frozenset[str]:
+    """Return the options of a policy that may be a text but no number: ``1`` is the text ``"1"`` to them."""
+    found = set()
+    for option, hint in get_type_hints(policy_class(name).__init__).items():
+        kinds = {hint, *get_args(hint)}
+        if str in kinds and not kinds & {bool, int, float}:
+            found.add(option)
+    return frozenset(found)
 
 
 def _check_value(policy: str, option: str, value: Any, hint: Any) -> None:
