@@ -130,8 +130,8 @@ MUTATIONS = [
     Mutation(
         "policies see predicted output lengths only (section 2)",
         "sim/engine.py",
-        "predicted = self._predictor.predict(wi, ci)",
-        "predicted = self._predictor.predict(wi, ci) * 0 + output",
+        "predicted = self._predictor.predict(wi, ci)\n",
+        "predicted = self._predictor.predict(wi, ci) * 0 + output\n",
     ),
     Mutation(
         "predictions are made after all completions of the instant (section 6)",

@@ -102,7 +102,6 @@ def test_unknown_predictor() -> None:
         hexopt.simulate(flows((0, 100, 5)), cluster(), Bare(), predictor="orakle")
 
 
-@pytest.mark.xfail(strict=True, reason="a prediction below one token that goes unnoticed")
 @pytest.mark.parametrize("predicted", [0, -3, 1.5])
 def test_what_is_no_prediction(predicted: Any) -> None:
     class Strange(Doubling):

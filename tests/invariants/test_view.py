@@ -123,7 +123,11 @@ def with_sentinels(setting: Setting) -> Setting:
             n += 1
         flows.append(replace(flow, calls=tuple(calls)))
     cluster = replace(roomy(setting.cluster), block_tokens=1)
-    cluster = replace(cluster, decode=tuple(replace(d, kv_tokens=2**40) for d in cluster.decode))
+    # So long outputs would end beyond the last instant if iterations also grew with the context.
+    cluster = replace(
+        cluster,
+        decode=tuple(replace(d, kv_tokens=2**40, latency=replace(d.latency, b2_ms=0.0)) for d in cluster.decode),
+    )
     return replace(setting, trace=Trace(tuple(flows)), cluster=cluster)
 
 

@@ -392,6 +392,11 @@ class Simulation:
             c = workflow.truth.calls[ci]
             prompt, output = c.prompt_tokens, c.output_tokens
             predicted = self._predictor.predict(wi, ci)
+            if not isinstance(predicted, int) or predicted < 1:
+                raise ConfigError(
+                    f"predictor '{self._predictor.name}': it foretells {predicted!r} tokens for call "
+                    f"'{workflow.truth.workflow_id}/{c.call_id}', a whole number of at least 1 is needed, correct it"
+                )
             prompt_blocks = blocks(prompt)
             kv_blocks = blocks(prompt + output)
             key = self._revealed
