@@ -112,14 +112,14 @@ MUTATIONS = [
     Mutation(
         "a landing decision is dropped once the prefill has started elsewhere (section 6)",
         "sim/engine.py",
-        "            if found is None or self._overtaken(found, decision):\n                return\n",
-        "            if found is None:\n                return\n",
+        "if call is not None and not self._rules.overtaken(call, decision):",
+        "if call is not None:",
     ),
     Mutation(
         "a call under dispatch binding is not re-bound after its prefill has started (section 4)",
-        "sim/engine.py",
-        "not (self._handoff and state <= _ADMISSION)",
-        "not (state <= _ADMISSION)",
+        "sim/plans.py",
+        "not (self._handoff and state <= CallState.ADMISSION)",
+        "not (state <= CallState.ADMISSION)",
     ),
     Mutation(
         "a call waits for its last parent, not its first (section 2)",
