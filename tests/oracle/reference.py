@@ -258,7 +258,7 @@ class Run:
         return RefCall(w, c, spec, tuple(prefill), tuple(decode))
 
     def run(self, stop_us: int | None) -> None:
-        while True:
+        while any(call.complete is None for call in self.calls):
             future = self._future_instants()
             if not future or (stop_us is not None and min(future) > stop_us):
                 break
