@@ -184,3 +184,22 @@ def test_idle_projection_with_release_times(c: Cluster, calls: list[tuple[int, i
         assert projection.best(call, release_us) == pair
         projection.commit(call, *pair, release_us=release_us)
         state.commit(call, pair, release_us)
+
+
+@FAST
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(2, 30)), min_size=3, max_size=12),
+    st.sampled_from((1, 2)),
+)
+def test_a_crowd_without_room(calls: list[tuple[int, int]], decodes: int) -> None:
+    """Each waits for those placed before it, which leave in an order that is not that of placement."""
+    c = cluster(2, [decode(f"d{i}", kv_tokens=90) for i in range(decodes)])
+    book = Books(c)
+    projection, state = Projection.idle(Estimator(c, book.latency)), naive.State(c, 0)
+    for prompt, predicted in calls:
+        call = book.call(prompt, predicted)
+        pair = state.best(call)
+        assert pair is not None
+        assert projection.best(call) == pair
+        projection.commit(call, *pair)
+        state.commit(call, pair)

@@ -115,12 +115,15 @@ class CompiledPlacement:
         count = self._estimator.decode_count
         if not needed:
             return np.zeros(count, np.int64), np.empty((count, 0, 4), np.int64)
-        orders = [projection.leaving_order(d) for d in range(count)]
+        orders = [projection.leaving(d) for d in range(count)]
         counts = np.array([len(order) for order in orders], np.int64)
         table = np.zeros((count, int(counts.max()) + n, 4), np.int64)
         for d, order in enumerate(orders):
-            for k, (finish, workflow, index, call, produced) in enumerate(order):
-                table[d, k] = finish, (workflow << _TIE_BITS) + index, call.kv_blocks, call.prompt_tokens + produced
+            if order:
+                rows = np.array(order, np.int64)
+                table[d, : len(rows), 0] = rows[:, 0]
+                table[d, : len(rows), 1] = (rows[:, 1] << _TIE_BITS) + rows[:, 2]
+                table[d, : len(rows), 2:] = np.cumsum(rows[:, 3:], axis=0)
         return counts, table
 
     def _row_numbers(self, waiting: list[CallView]) -> list[int] | None:

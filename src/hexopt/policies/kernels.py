@@ -63,7 +63,7 @@ class State(NamedTuple):
     leaving_count: Ints
     """Shape (D,)."""
     leaving: Ints
-    """Shape (D, n, 4): finish, tie, blocks, tokens."""
+    """Shape (D, n, 4): finish, tie, and the blocks and tokens given back up to and with this call."""
 
 
 def _jit(function: F) -> F:
@@ -85,6 +85,19 @@ def _service(steps: int, h_ms: float, b2_ms: float, context: int, batch: int) ->
     """Time from a segment's start to its boundary ``steps``; the arithmetic of ``latency.curves.boundary_us``."""
     inner = steps * context + batch * (steps * (steps - 1) // 2)
     return math.ceil(1000 * (steps * h_ms + b2_ms * inner))
+
+
+@_jit
+def _gives_back(rows: Ints, n: int, blocks: int) -> int:
+    """Return the first of n rows by which as many blocks are given back, n if there is none."""
+    low, high = 0, n
+    while low < high:
+        middle = (low + high) // 2
+        if rows[middle, 2] < blocks:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @_jit
@@ -124,13 +137,11 @@ def _find_best(fact: Ints, site: Site, state: State, first: Ints, room_now: bool
         elif not room_now:
             held = state.blocks[d] + need - site.capacity[d]
             count, context, room = state.decoding[d], state.tokens[d], 0
-            for k in range(state.leaving_count[d]):
-                if held <= 0:
-                    break
+            k = min(_gives_back(state.leaving[d], state.leaving_count[d], held), state.leaving_count[d] - 1)
+            if k >= 0:
                 room = state.leaving[d, k, 0]
-                held -= state.leaving[d, k, 2]
                 context -= state.leaving[d, k, 3]
-                count -= 1
+                count -= k + 1
             batch = min(count + 1, site.max_batch[d])
             service = _service(steps, site.h_ms[e, batch], site.b2_ms[d], context + own, batch)
             # A wait for room can hide a later prefill, so every prefill instance is looked at, not one a class.
@@ -168,11 +179,13 @@ def _commit(fact: Ints, finish: int, p: int, d: int, now: int, site: Site, state
     rows = state.leaving[d]
     while k > 0 and (rows[k - 1, 0] > at or (rows[k - 1, 0] == at and rows[k - 1, 1] > fact[TIE])):
         rows[k] = rows[k - 1]
+        rows[k, 2] += fact[NEED]
+        rows[k, 3] += fact[OWN]
         k -= 1
     rows[k, 0] = at
     rows[k, 1] = fact[TIE]
-    rows[k, 2] = fact[NEED]
-    rows[k, 3] = fact[OWN]
+    rows[k, 2] = fact[NEED] + (rows[k - 1, 2] if k > 0 else 0)
+    rows[k, 3] = fact[OWN] + (rows[k - 1, 3] if k > 0 else 0)
 
 
 @_jit

@@ -7,7 +7,9 @@ interfaces are not projected.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from math import ceil
 
 from hexopt.core.cluster import Cluster
@@ -16,6 +18,9 @@ from hexopt.core.view import CallState, CallView, View
 
 Pair = tuple[int, int, int]
 """(projected finish, prefill instance, decode instance)."""
+
+Leaving = tuple[int, int, int, int, int]
+"""A call that leaves a decode instance: (projected finish, workflow, index, KV blocks, tokens)."""
 
 PromptTimes = tuple[list[int], list[list[int]]]
 """Prefill time by prefill class, and wire time plus latency by (decode class, prefill class), µs."""
@@ -90,6 +95,7 @@ class Projection:
         self._movable = movable or {}
         self._first = [min(group, key=prefill_free_us.__getitem__) for group in estimator.prefill_groups]
         self._placed: list[list[tuple[int, CallView]]] = [[] for _ in decoding]
+        self._leaving: list[_LeavingOrder | None] = [None] * len(decoding)  # made where a call has to wait for room
         model = estimator.latency
         self._iteration_ms = model.iteration_ms
         limit = estimator.max_batch
@@ -242,6 +248,9 @@ class Projection:
         self.blocks[d] += call.kv_blocks
         self.tokens[d] += call.prompt_tokens + 1
         self._placed[d].append((finish_us, call))
+        order = self._leaving[d]
+        if order is not None:
+            order.add(_leaving(self.now_us, finish_us, call, 1))
         batch = min(self.decoding[d] + 1, self._estimator.max_batch[d])
         if batch != self._batch[d]:
             self._batch[d] = batch
@@ -271,23 +280,17 @@ class Projection:
         Calls leave in order of their projected finish. Batch and context count those that remain.
         """
         est = self._estimator
-        now = self.now_us
         held = self.blocks[d] + need - est.capacity_blocks[d]
-        count, context = self.decoding[d], self.tokens[d]
-        room_us = 0
-        for finish, _, _, call, produced in self.leaving_order(d):
-            if held <= 0:
-                break
-            held -= call.kv_blocks
-            count -= 1
-            context -= call.prompt_tokens + produced
-            room_us = max(now, finish)
-        return room_us, min(count + 1, est.max_batch[d]), context
+        order = self._leaving[d]
+        if order is None:
+            order = self._leaving[d] = _LeavingOrder(self.leaving(d))
+        room_us, count, tokens = order.until(held)
+        return room_us, min(self.decoding[d] - count + 1, est.max_batch[d]), self.tokens[d] - tokens
 
-    def leaving_order(self, d: int) -> list[tuple[int, int, int, CallView, int]]:
-        """Return the calls counted on d, first to leave first: (projected finish, workflow, index, call, produced)."""
+    def leaving(self, d: int) -> list[Leaving]:
+        """Return the calls counted on d, first to leave first."""
         now = self.now_us
-        rows = [(max(now, finish), c.workflow.index, c.index, c, 1) for finish, c in self._placed[d]]
+        rows = [_leaving(now, finish, c, 1) for finish, c in self._placed[d]]
         if self._view is not None:
             seen = self._view.decode[d]
             iterations = self._estimator.latency.iterations_at(seen, now)
@@ -295,6 +298,35 @@ class Projection:
                 if key in self._movable or (c.predicted_output_tokens <= 1 and c.state <= CallState.PREFILLING):
                     continue
                 produced = 1 + iterations - c.joined_iteration if c.state == CallState.RUNNING else 1
-                rows.append((max(now, self._finish_us.get(key, now)), c.workflow.index, c.index, c, produced))
-        rows.sort(key=lambda row: row[:3])
+                rows.append(_leaving(now, self._finish_us.get(key, now), c, produced))
+        rows.sort()
         return rows
+
+
+def _leaving(now_us: int, finish_us: int, call: CallView, produced: int) -> Leaving:
+    return max(now_us, finish_us), call.workflow.index, call.index, call.kv_blocks, call.prompt_tokens + produced
+
+
+class _LeavingOrder:
+    """Calls in the order in which they leave a decode instance, with running sums of what they give back."""
+
+    def __init__(self, rows: list[Leaving]) -> None:
+        self._rows = rows
+        self._blocks = list(accumulate(row[3] for row in rows))
+        self._tokens = list(accumulate(row[4] for row in rows))
+
+    def until(self, blocks: int) -> tuple[int, int, int]:
+        """Return (time, calls, tokens) of the shortest start of the order that gives back as many blocks.
+
+        All of it, if all is not enough.
+        """
+        k = min(bisect_left(self._blocks, blocks), len(self._rows) - 1)
+        return (self._rows[k][0], k + 1, self._tokens[k]) if k >= 0 else (0, 0, 0)
+
+    def add(self, row: Leaving) -> None:
+        """Insert a call; it costs what leaves after it, and most calls leave after those placed before."""
+        k = bisect_left(self._rows, row)
+        self._rows.insert(k, row)
+        for sums, column in ((self._blocks, 3), (self._tokens, 4)):
+            before = sums[k - 1] if k else 0
+            sums[k:] = list(accumulate((r[column] for r in self._rows[k:]), initial=before))[1:]
