@@ -10,11 +10,13 @@ import pytest
 
 from hexopt.experiments.aggregate import mean_and_interval, summarise
 
+SETTING = {"cluster": "c", "trace": "t", "load": None, "estimate_error": 0.0}
+
 
 def table(**policies: list[float]) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"cluster": "c", "policy": policy, "seed": seed, "status": "ok", "req99": value}
+            {**SETTING, "policy": policy, "seed": seed, "status": "ok", "req99": value}
             for policy, values in policies.items()
             for seed, value in enumerate(values)
         ]

@@ -24,7 +24,7 @@ def deterministic_files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("timing.json", "timing.csv")
+        if path.is_file() and path.name not in ("timing.json", "timing.csv", "ledger.jsonl")
     }
 
 
@@ -203,7 +203,7 @@ def test_a_result_that_cannot_be_written_ends_the_experiment(
     def disk_full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runner_module, "_write_run", disk_full)
+    monkeypatch.setattr(runner_module, "_put", disk_full)
     with pytest.raises(OutputError, match="No space left"):
         run_experiment(load_config(experiment), tmp_path / "out", jobs=1)
     assert list((tmp_path / "out" / "runs").iterdir()) == []
