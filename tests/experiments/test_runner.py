@@ -299,7 +299,7 @@ def test_a_killed_worker_is_a_failure_and_finished_runs_are_kept(experiment: Pat
     assert process.returncode == 1, process.stderr
     assert "a worker process was killed" in process.stderr
     assert "Traceback" not in process.stderr
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 120
     rows = read_csv(tmp_path / "out" / "runs.csv")
     assert [row["status"] for row in rows if row["policy"] == "suicidal"] == ["failed", "failed"]
     kept = {row["key"] for row in rows if row["status"] == "ok"}

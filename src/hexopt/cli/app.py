@@ -119,6 +119,9 @@ def run_command(
     jobs: Annotated[
         int | None, typer.Option(help="Worker processes; else one per CPU core.", metavar="N", min=1)
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Remove the folder's results of an earlier or changed study first.")
+    ] = False,
 ) -> None:
     """Carry out an experiment: all its runs, a table, figures.
 
@@ -130,7 +133,7 @@ def run_command(
     """
     from hexopt.cli.run import run_and_report
 
-    raise typer.Exit(run_and_report(experiment, out, jobs))
+    raise typer.Exit(run_and_report(experiment, out, jobs, fresh=fresh))
 
 
 @app.command("simulate")

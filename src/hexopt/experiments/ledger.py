@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -66,7 +66,7 @@ class Ledger:
         self.other_code = 0
         self._file = self._open()
         try:
-            self._lock()
+            _lock(self._file, self.path)
             self._start(code, json.loads(json.dumps(dict(facts))))
         except BaseException:
             self._file.close()
@@ -99,17 +99,6 @@ class Ledger:
             raise OutputError(
                 f"{self.path}: {error.strerror or error}, the ledger must be writable, choose another folder with --out"
             ) from None
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{self.path}: another process is at work on this study, one at a time writes it, "
-                "wait for it or choose another folder with --out"
-            ) from None
-        except OSError:  # a file system without locks; keys keep results apart all the same
-            return
 
     def _start(self, code: str, facts: dict[str, Any]) -> None:
         self._file.seek(0)
@@ -197,23 +186,41 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:38] + " … " + text[-38:]
 
 
+def _lock(file: IO[bytes], path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(
+            f"{path}: another process is at work on this study, one at a time writes it, "
+            "wait for it or choose another folder with --out"
+        ) from None
+    except OSError:  # a file system without locks; keys keep results apart all the same
+        return
+
+
 def clear(folder: Path) -> None:
     """Remove what studies leave in a result folder, and nothing else.
 
     Raises
     ------
+    ConfigError
+        A process is at work on the study.
     OutputError
         Something of it cannot be removed.
     """
-    # The ledger goes last: without it the rest would be nobody's.
-    for name in reversed((*_OWN, *_OWN_REPORTS)):
-        path = folder / name
-        try:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{path}: {error.strerror or error}, --fresh removes old results, remove it yourself"
-            ) from None
+    with ExitStack() as stack:
+        path = folder / NAME
+        with suppress(OSError):  # no ledger, or one that cannot be read: it goes like the rest
+            _lock(stack.enter_context(path.open("rb")), path)
+        # The ledger goes last: without it the rest would be nobody's.
+        for name in reversed((*_OWN, *_OWN_REPORTS)):
+            path = folder / name
+            try:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(
+                    f"{path}: {error.strerror or error}, --fresh removes old results, remove it yourself"
+                ) from None
