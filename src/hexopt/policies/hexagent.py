@@ -160,6 +160,11 @@ def _contended(d: DecodeView) -> bool:
 
 def _to_plan(ranked: list[_Ranked]) -> Plan:
     """Give the calls priorities in order of risk and decide about those for which something changes."""
+    if len(ranked) == 1:
+        (_, call, p, d) = ranked[0]
+        label = call.priority if call.prefill >= 0 else float(call.ready_us)
+        same = call.prefill == p and call.decode == d
+        return NO_PLAN if same else Plan([Decision(call.key, p, d, label)])
     if len(ranked) > 1:
         # Stable: calls of equal risk stay in order of commitment, and so do those a commitment pushed behind.
         ranked.sort(key=lambda r: r.risk)
@@ -201,7 +206,7 @@ class _Round:
             if placed is not None:
                 policy._finish_us.update((call.key, finish) for call, finish, _, _, _ in placed)
                 return [_Ranked(risk, call, p, d) for call, _, p, d, risk in placed]
-        return self._one_by_one(waiting, self._best, self._risk, self._projection.commit)
+        return self._one_by_one(waiting, self._best, self._risk, self._projection.commit, last_phase=True)
 
     def _one_by_one(
         self,
@@ -209,9 +214,17 @@ class _Round:
         best: Callable[[CallView], Pair | None],
         risk: Callable[[CallView, Pair], Risk],
         commit: Callable[[CallView, int, int, int], None],
+        last_phase: bool = False,
     ) -> list[_Ranked]:
-        """Commit the call most at risk to its best pair; with few calls, score the rest again each time."""
+        """Commit the call most at risk to its best pair; with few calls, score the rest again each time.
+
+        ``last_phase``: nobody looks at the projection afterwards.
+        """
         scored = [(risk(call, pair), call, pair) for call in calls if (pair := best(call)) is not None]
+        if len(scored) == 1 and last_phase:  # the common case: nobody is left to see the commitment
+            key, call, pair = scored[0]
+            self._policy._finish_us[call.key] = pair[0]
+            return [_Ranked(key[0], call, pair[1], pair[2])]
         rescore = len(scored) <= self._policy.small_queue
         if not rescore:
             scored.sort(key=lambda row: row[0], reverse=True)

@@ -94,13 +94,11 @@ class Projection:
         self._finish_us = finish_us or {}
         self._movable = movable or {}
         self._first = [min(group, key=prefill_free_us.__getitem__) for group in estimator.prefill_groups]
-        self._placed: list[list[tuple[int, CallView]]] = [[] for _ in decoding]
-        self._leaving: list[_LeavingOrder | None] = [None] * len(decoding)  # made where a call has to wait for room
-        model = estimator.latency
-        self._iteration_ms = model.iteration_ms
-        limit = estimator.max_batch
-        self._batch = [min(n + 1, limit[d]) for d, n in enumerate(decoding)]
-        self._h_ms = [model.iteration_ms(d, b) for d, b in enumerate(self._batch)]
+        self._placed: dict[int, list[tuple[int, CallView]]] = {}
+        self._leaving: dict[int, _LeavingOrder] = {}  # made where a call has to wait for room
+        self._batch = [n + 1 if n < limit else limit for n, limit in zip(decoding, estimator.max_batch, strict=True)]
+        iteration_ms = estimator.latency.iteration_ms
+        self._h_ms = [iteration_ms(d, batch) for d, batch in enumerate(self._batch)]
 
     @classmethod
     def idle(cls, estimator: Estimator) -> Projection:
@@ -128,7 +126,8 @@ class Projection:
         for d in view.decode:
             decoding.append(d.decoding)
             blocks.append(d.decoding_blocks)
-            produced = d.running * iterations_at(d, now) - d.joined_sum if d.running else 0
+            running = d.running
+            produced = running * iterations_at(d, now) - d.joined_sum if running else 0
             tokens.append(d.decoding_tokens + produced)
         if movable:
             prefill_us = estimator.latency.prefill_us
@@ -247,14 +246,14 @@ class Projection:
         self.decoding[d] += 1
         self.blocks[d] += call.kv_blocks
         self.tokens[d] += call.prompt_tokens + 1
-        self._placed[d].append((finish_us, call))
-        order = self._leaving[d]
+        self._placed.setdefault(d, []).append((finish_us, call))
+        order = self._leaving.get(d)
         if order is not None:
             order.add(_leaving(self.now_us, finish_us, call, 1))
         batch = min(self.decoding[d] + 1, self._estimator.max_batch[d])
         if batch != self._batch[d]:
             self._batch[d] = batch
-            self._h_ms[d] = self._iteration_ms(d, batch)
+            self._h_ms[d] = self._estimator.latency.iteration_ms(d, batch)
 
     def _is_tight(self, d: int, need: int) -> bool:
         """Say whether ``need`` blocks must wait for room. On an empty instance there is nothing to wait for."""
@@ -281,7 +280,7 @@ class Projection:
         """
         est = self._estimator
         held = self.blocks[d] + need - est.capacity_blocks[d]
-        order = self._leaving[d]
+        order = self._leaving.get(d)
         if order is None:
             order = self._leaving[d] = _LeavingOrder(self.leaving(d))
         room_us, count, tokens = order.until(held)
@@ -290,7 +289,7 @@ class Projection:
     def leaving(self, d: int) -> list[Leaving]:
         """Return the calls counted on d, first to leave first."""
         now = self.now_us
-        rows = [_leaving(now, finish, c, 1) for finish, c in self._placed[d]]
+        rows = [_leaving(now, finish, c, 1) for finish, c in self._placed.get(d, ())]
         if self._view is not None:
             seen = self._view.decode[d]
             iterations = self._estimator.latency.iterations_at(seen, now)

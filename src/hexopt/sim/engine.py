@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hexopt.core.cluster import Cluster
-from hexopt.core.plan import Decision, Plan
+from hexopt.core.plan import NO_PLAN, Decision, Plan
 from hexopt.core.protocols import ALL_TRIGGERS, Policy, Predictor
 from hexopt.core.streams import stream
 from hexopt.core.view import CallState, CallView, Trigger, View
@@ -42,6 +42,10 @@ _READY, _PREFILL_END, _TRANSFER_END, _BOUNDARY, _LANDING, _WAKE = range(6)
 _POOL, _QUEUED, _PREFILLING, _ADMISSION = CallState.POOL, CallState.QUEUED, CallState.PREFILLING, CallState.ADMISSION
 _TRANSFERRING, _TRANSFERRED = CallState.TRANSFERRING, CallState.TRANSFERRED
 _RUNNING, _COMPLETE = CallState.RUNNING, CallState.COMPLETE
+
+_CALL_READY, _TRANSFER_ENDED = Trigger.CALL_READY, Trigger.TRANSFER_END
+_CALL_COMPLETE, _PREFILL_IDLE = Trigger.CALL_COMPLETE, Trigger.PREFILL_IDLE
+_READY_ALONE = frozenset((_CALL_READY,))
 
 _PROGRESS_EVERY = 1024
 
@@ -283,7 +287,7 @@ class Simulation:
                 self._push(at, _BOUNDARY, d)
         else:
             self._touched_batch.add(d.index)
-        self._triggers.add(Trigger.TRANSFER_END)
+        self._triggers.add(_TRANSFER_ENDED)
 
     def _on_boundary(self, now: int, d: DecodeEngine) -> None:
         if d.next_us != now:
@@ -305,7 +309,7 @@ class Simulation:
             self._progress(self._complete, self.trace.call_count)
         workflow = call.workflow
         self._predictor.observe(workflow.index, call.index)
-        self._triggers.add(Trigger.CALL_COMPLETE)
+        self._triggers.add(_CALL_COMPLETE)
         workflow.remaining -= 1
         if workflow.remaining == 0:
             self.workflow_complete_us[workflow.index] = now
@@ -341,10 +345,11 @@ class Simulation:
 
     def _dispatch(self, now: int) -> None:
         newly = self._reveal(now) if self._newly_ready else ()
-        for p in self._idled:
-            if not len(p.queue):
-                self._triggers.add(Trigger.PREFILL_IDLE)
-        self._idled.clear()
+        if self._idled:
+            for p in self._idled:
+                if not p.queue.items:
+                    self._triggers.add(_PREFILL_IDLE)
+            self._idled.clear()
         if self._landing is not None:
             for decision in self._landing.decisions:
                 # It was checked when it was made; since then the call may have moved on.
@@ -359,13 +364,13 @@ class Simulation:
 
         if self._touched_admission:
             for i in sorted(self._touched_admission):
-                if len(self.decode[i].admission):
+                if self.decode[i].admission.items:
                     self._admit(now, self.decode[i])
             self._touched_admission.clear()
         if self._touched_prefill:
             for i in sorted(self._touched_prefill):
                 p = self.prefill[i]
-                if not p.batch and len(p.queue):
+                if not p.batch and p.queue.items:
                     self._start_batch(now, p)
             self._touched_prefill.clear()
         if self._touched_batch:
@@ -426,7 +431,7 @@ class Simulation:
             self.table.ready_us[call.row] = now
             views.append(seen)
         newly.clear()
-        self._triggers.add(Trigger.CALL_READY)
+        self._triggers.add(_CALL_READY)
         return views
 
     def _invoke(self, now: int) -> None:
@@ -444,8 +449,10 @@ class Simulation:
         planning = self.planning
         planning.plans += 1
         planning.total_ns += took
-        planning.longest_ns = max(planning.longest_ns, took)
-        check_plan(self.policy, now, plan)
+        if took > planning.longest_ns:
+            planning.longest_ns = took
+        if plan is not NO_PLAN:
+            check_plan(self.policy, now, plan)
         if plan.wake_us is not None:
             self._push(plan.wake_us, _WAKE, None)
         latency_us = self._plan_latency_us
@@ -469,7 +476,7 @@ class Simulation:
             return
         view = self._view
         view.now_us = now
-        view.triggers = frozenset((Trigger.CALL_READY,))
+        view.triggers = _READY_ALONE
         view.pool = unplaced
         plan = self._fallback.plan(view)
         check_plan(self._fallback, now, plan)

@@ -40,7 +40,7 @@ class PrefillEngine:
         free = self.capacity_blocks - self.used_blocks
         tokens = attention = 0
         batch = self.batch
-        while len(queue):
+        while queue.items:
             call = queue.first()
             n = call.prompt_tokens
             if call.prompt_blocks > free or (batch and tokens + n > self.max_batch_tokens):
