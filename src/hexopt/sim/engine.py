@@ -82,6 +82,8 @@ class Simulation:
         Events later than this are not processed; ``None``: run until no event is left.
     latency
         The cluster's latency model, if one with warm tables is at hand.
+    estimates
+        What policies are told instead of ``latency``; the truth if absent. Its instances have the same capacities.
     """
 
     def __init__(
@@ -94,18 +96,20 @@ class Simulation:
         seed: int = 0,
         stop_us: int | None = None,
         latency: ClusterLatency | None = None,
+        estimates: ClusterLatency | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.trace = trace
         self.cluster = cluster
         self.policy = policy
         self.latency = latency if latency is not None else ClusterLatency(cluster)
+        estimates = estimates if estimates is not None else self.latency
         self.stop_us = stop_us
         self.table = CallTable(trace.call_count)
         self.decisions = DecisionTable()
         self.planning = PlanningTime()
         self.workflow_complete_us = [NONE] * len(trace.workflows)
-        self.prefill = [PrefillEngine(i, spec, self.latency) for i, spec in enumerate(cluster.prefill)]
+        self.prefill = [PrefillEngine(i, spec, self.latency, estimates) for i, spec in enumerate(cluster.prefill)]
         self.decode = [DecodeEngine(i, spec, self.latency) for i, spec in enumerate(cluster.decode)]
         self.network = Network(self.latency, [p.view for p in self.prefill], [d.view for d in self.decode])
         self.now_us = 0
@@ -122,9 +126,9 @@ class Simulation:
         self._fallback: Policy | None = getattr(policy, "fallback", None)
         # The predictor's stream does not depend on the policy, nor the policy's on its fallback's.
         predictor.reset(trace, stream(seed, "predictor"))
-        policy.reset(cluster, self.latency, stream(seed, "policy"))
+        policy.reset(estimates.cluster, estimates, stream(seed, "policy"))
         if self._fallback is not None:
-            self._fallback.reset(cluster, self.latency, stream(seed, "fallback"))
+            self._fallback.reset(estimates.cluster, estimates, stream(seed, "fallback"))
 
         self._heap: list[tuple[int, int, int, Any]] = []
         self._sequence = 0
