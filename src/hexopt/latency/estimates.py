@@ -41,7 +41,9 @@ def misjudged(cluster: Cluster, error: float, rng: np.random.Generator) -> Clust
     """
     check_error(error)
     factors: dict[PrefillLatency | DecodeLatency, float] = {}
-    for latency in (*(p.latency for p in cluster.prefill), *(d.latency for d in cluster.decode)):
+    specifications: list[PrefillLatency | DecodeLatency] = [p.latency for p in cluster.prefill]
+    specifications.extend(d.latency for d in cluster.decode)
+    for latency in specifications:
         if latency not in factors:
             factors[latency] = 1.0 + error * float(rng.uniform(-1.0, 1.0))
     return replace(

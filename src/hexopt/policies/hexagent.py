@@ -20,12 +20,13 @@ from hexopt.core.plan import NO_PLAN, Decision, Plan
 from hexopt.core.protocols import BasePolicy, LatencyModel, PlanLatency, Policy
 from hexopt.core.view import CallState, CallView, DecodeView, Trigger, View
 from hexopt.policies.compiled import CompiledPlacement, load_kernels
+from hexopt.policies.dispatch import FewestOutstanding
 from hexopt.policies.horizon import Horizon, UnloadedFinish
 from hexopt.policies.labels import relabel
 from hexopt.policies.projection import Estimator, Pair, Projection
 
 Risk = tuple[float, int, int, int]
-"""(minus the projected ratio, arrival of the workflow, its index, the call's): the smallest goes first."""
+"""(minus the projected ratio, or the ready time; the workflow's arrival, its index, the call's): smallest first."""
 
 _COMPILED_FROM = 6
 """Waiting calls from which on the compiled loop (``kernels.place``) is faster than the plain one, its equal."""
@@ -57,6 +58,16 @@ class HexAGenT(BasePolicy):
         Whether calls past prefill that wait on a contended decode instance (a call waits for KV room there, or its
         batch is full) are ranked anew in each round. Elsewhere they join at the next boundary whatever their rank.
 
+    horizon
+        ``"arrival"``: the horizon stays the longest path of what was revealed at the workflow's start.
+    priority
+        ``"ready"``: calls are committed and queued by ready time; only the placement is HexAGenT's.
+    placement
+        ``"blind"``: calls go once to the instances with the fewest outstanding tokens, as under ``fcfs``, whether they
+        have room or not; only the order is HexAGenT's.
+
+    The last three, ``decode_priority``, a plan latency of 0 and the run's predictor ``oracle`` are its ablations.
+
     Ties: the older workflow (by arrival), then positions in the trace; pairs of equal finish go to the lower prefill
     index, then the lower decode index (of equal prefill instances, the one that is free first).
     """
@@ -76,6 +87,9 @@ class HexAGenT(BasePolicy):
         keep_maximum: bool = False,
         replan_queued: bool = True,
         decode_priority: bool = True,
+        horizon: Literal["running", "arrival"] = "running",
+        priority: Literal["risk", "ready"] = "risk",
+        placement: Literal["joint", "blind"] = "joint",
     ) -> None:
         super().__init__(plan_latency_us=plan_latency_us, fallback=fallback)
         self.small_queue = small_queue
@@ -87,6 +101,9 @@ class HexAGenT(BasePolicy):
         self.keep_maximum = keep_maximum
         self.replan_queued = replan_queued
         self.decode_priority = decode_priority
+        self.horizon = horizon
+        self.priority = priority
+        self.placement = placement
 
     def reset(self, cluster: Cluster, latency: LatencyModel, rng: np.random.Generator) -> None:
         """Forget all workflows."""
@@ -98,7 +115,8 @@ class HexAGenT(BasePolicy):
         self._forget_above = [1024, 4096]
         self._rebind = cluster.binding == "handoff"
         self._compiled: CompiledPlacement | None = None
-        kernels = load_kernels()
+        plain = self.priority == "ready" or self.placement == "blind"
+        kernels = None if plain else load_kernels()
         if kernels is not None and CompiledPlacement.suits(kernels, self._estimator):
             self._compiled = CompiledPlacement(kernels, self._estimator)
 
@@ -140,7 +158,9 @@ class HexAGenT(BasePolicy):
         workflow = call.workflow
         horizon = self._horizons.get(workflow.index)
         if horizon is None:
-            horizon = self._horizons[workflow.index] = Horizon(workflow, self._unloaded, self.keep_maximum)
+            horizon = self._horizons[workflow.index] = Horizon(
+                workflow, self._unloaded, self.keep_maximum, self.horizon == "running"
+            )
         return horizon.current_us()
 
 
@@ -188,6 +208,7 @@ class _Round:
         movable = {c.key: c for c in waiting}
         movable.update((c.key, c) for c in arrived if c.state == CallState.ADMISSION)
         self._projection = Projection.of(policy._estimator, view, policy._finish_us, movable)
+        self._blind = FewestOutstanding(view) if policy.placement == "blind" else None
 
     def _ratio(self, call: CallView, finish_us: int) -> float:
         return (finish_us - call.workflow.arrival_us) / self._policy.horizon_us(call)
@@ -206,6 +227,8 @@ class _Round:
             if placed is not None:
                 policy._finish_us.update((call.key, finish) for call, finish, _, _, _ in placed)
                 return [_Ranked(risk, call, p, d) for call, _, p, d, risk in placed]
+        if self._blind is not None:
+            return self._one_by_one(waiting, self._blind_pair, self._risk, self._commit_blindly, last_phase=True)
         return self._one_by_one(waiting, self._best, self._risk, self._projection.commit, last_phase=True)
 
     def _one_by_one(
@@ -250,6 +273,17 @@ class _Round:
     def _best(self, call: CallView) -> Pair | None:
         return self._projection.best(call, room_now=self._room_now)
 
+    def _blind_pair(self, call: CallView) -> Pair | None:
+        if self._blind is None:
+            return None
+        p, d = self._blind.pair(call) if call.state == CallState.POOL else (call.prefill, call.decode)
+        return self._projection.finish_at(call, p, d), p, d
+
+    def _commit_blindly(self, call: CallView, finish_us: int, p: int, d: int) -> None:
+        self._projection.commit(call, finish_us, p, d)
+        if self._blind is not None and call.state == CallState.POOL:
+            self._blind.add(call, p, d)
+
     def _risk(self, call: CallView, pair: Pair) -> Risk:
         """Sort key: larger projected ratio first, then the older workflow, then positions in the trace."""
         finish, p, _ = pair
@@ -259,6 +293,8 @@ class _Round:
 
     def _key(self, call: CallView, finish_us: int) -> Risk:
         workflow = call.workflow
+        if self._policy.priority == "ready":
+            return float(call.ready_us), workflow.arrival_us, workflow.index, call.index
         return -self._ratio(call, finish_us), workflow.arrival_us, workflow.index, call.index
 
     def rank_decode(self, arrived: list[CallView]) -> list[_Ranked]:

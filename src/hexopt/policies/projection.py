@@ -202,6 +202,20 @@ class Projection:
                     found = pair
         return found
 
+    def finish_at(self, call: CallView, p: int, d: int) -> int:
+        """Return the projected finish of a call, not yet counted, at a given pair."""
+        est = self._estimator
+        n = call.prompt_tokens
+        end = self.prefill_free_us[p] + est.latency.prefill_us(p, n)
+        if call.predicted_output_tokens <= 1:
+            return end
+        start = end + est.latency.wire_us(p, d, n) + est.transfer_latency_us
+        batch, context = self._batch[d], self.tokens[d]
+        if self._is_tight(d, call.kv_blocks):
+            room_us, batch, context = self._wait_for_room(d, call.kv_blocks)
+            start = max(start, room_us)
+        return start + est.latency.decode_us(d, batch, context + n + 1, call.predicted_output_tokens - 1)
+
     def commit(self, call: CallView, finish_us: int, p: int, d: int, release_us: int = 0) -> None:
         """Add a placement: later calls queue behind it and share the decode instance with it."""
         est = self._estimator
