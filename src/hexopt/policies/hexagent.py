@@ -134,11 +134,47 @@ class HexAGenT(BasePolicy):
         if not waiting and not arrived:
             return NO_PLAN
         self._forget(view)
+        if not arrived and len(waiting) >= _COMPILED_FROM and self._compiled is not None:
+            plan = self._replan(self._compiled, view, waiting)
+            if plan is not None:
+                return plan
         round_ = _Round(self, view, waiting, arrived)
         ranked = round_.rank_decode(arrived) if arrived else []
         if waiting:
             ranked.extend(round_.place(waiting))
         return _to_plan(ranked)
+
+    def _replan(self, compiled: CompiledPlacement, view: View, waiting: list[CallView]) -> Plan | None:
+        """Plan the usual round of a long queue; ``None`` if a call's numbers are too large for it."""
+        movable = {c.key: c for c in waiting}
+        projection = Projection.of(
+            self._estimator, view, self._finish_us, movable, queues_move=self.replan_queued, count_movable=True
+        )
+        made = compiled.replan(
+            projection,
+            waiting,
+            self._horizons_us(waiting),
+            self.small_queue,
+            self.kv_room == "now",
+            self.risk_until == "phase",
+        )
+        if made is None:
+            return None
+        plan, finishes = made
+        self._finish_us.update((key, us) for key, us in zip(movable, finishes, strict=True) if us >= 0)
+        return plan
+
+    def _horizons_us(self, calls: list[CallView]) -> list[int]:
+        """Return ``horizon_us`` of each, asked once a workflow."""
+        known: dict[int, int] = {}
+        horizons = []
+        for call in calls:
+            w = call.workflow.index
+            us = known.get(w)
+            if us is None:
+                us = known[w] = self.horizon_us(call)
+            horizons.append(us)
+        return horizons
 
     def _forget(self, view: View) -> None:
         """Drop what is known of calls and workflows that have left, whenever it has doubled."""
@@ -207,7 +243,9 @@ class _Round:
         self._until_phase = policy.risk_until == "phase"
         movable = {c.key: c for c in waiting}
         movable.update((c.key, c) for c in arrived if c.state == CallState.ADMISSION)
-        self._projection = Projection.of(policy._estimator, view, policy._finish_us, movable)
+        self._projection = Projection.of(
+            policy._estimator, view, policy._finish_us, movable, queues_move=policy.replan_queued
+        )
         self._blind = FewestOutstanding(view) if policy.placement == "blind" else None
 
     def _ratio(self, call: CallView, finish_us: int) -> float:
@@ -220,7 +258,7 @@ class _Round:
         """
         policy = self._policy
         if len(waiting) >= _COMPILED_FROM and policy._compiled is not None:
-            horizons = [policy.horizon_us(call) for call in waiting]
+            horizons = policy._horizons_us(waiting)
             placed = policy._compiled.place(
                 self._projection, waiting, horizons, policy.small_queue, self._room_now, self._until_phase
             )

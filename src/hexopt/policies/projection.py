@@ -113,14 +113,21 @@ class Projection:
         view: View,
         finish_us: Mapping[int, int],
         movable: Mapping[int, CallView] | None = None,
+        *,
+        queues_move: bool = False,
+        count_movable: bool = False,
     ) -> Projection:
         """Return the projection of a view.
 
-        ``finish_us`` remembers, by call, the finish projected at placement. ``movable`` calls are queued for prefill
-        or wait for KV room, but shall be placed anew: they are left out.
+        ``finish_us`` remembers, by call, the finish projected at placement. ``movable`` calls, of the pool or waiting
+        for KV room, shall be placed anew: they are left out. ``queues_move``: so are all calls queued for prefill,
+        which are among them. ``count_movable``: the caller takes movable calls off their decode instances itself.
         """
         now = view.now_us
-        free = [max(now, p.busy_until_us) + p.queued_us for p in view.prefill]
+        if queues_move:
+            free = [p.busy_until_us if p.busy_until_us > now else now for p in view.prefill]
+        else:
+            free = [max(now, p.busy_until_us) + p.queued_us for p in view.prefill]
         decoding, blocks, tokens = [], [], []
         iterations_at = estimator.latency.iterations_at
         for d in view.decode:
@@ -129,11 +136,8 @@ class Projection:
             running = d.running
             produced = running * iterations_at(d, now) - d.joined_sum if running else 0
             tokens.append(d.decoding_tokens + produced)
-        if movable:
-            prefill_us = estimator.latency.prefill_us
+        if movable and not count_movable:
             for call in movable.values():
-                if call.state == CallState.QUEUED:
-                    free[call.prefill] -= prefill_us(call.prefill, call.prompt_tokens)
                 decodes = call.predicted_output_tokens > 1 or call.state == CallState.ADMISSION
                 if decodes and call.state != CallState.POOL:
                     decoding[call.decode] -= 1
