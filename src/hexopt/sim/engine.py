@@ -141,6 +141,8 @@ class Simulation:
         self._triggers: set[Trigger] = set()
         self._in_flight: Plan | None = None
         self._landing: Plan | None = None
+        self._quiet_until_us = NONE
+        """When an empty plan in flight lands that has no event of its own: it needs one only if a trigger waits."""
         self._idled: list[PrefillEngine] = []
         self._touched_admission: set[int] = set()
         self._touched_prefill: set[int] = set()
@@ -298,7 +300,8 @@ class Simulation:
             return  # overtaken by an earlier boundary at which a call joined
         for call in d.reach_boundary(now):
             self._on_complete(now, call, d)
-        self._touched_admission.add(d.index)
+        if d.admission.items:
+            self._touched_admission.add(d.index)
         self._touched_batch.add(d.index)
 
     def _on_complete(self, now: int, call: LiveCall, d: DecodeEngine) -> None:
@@ -354,6 +357,8 @@ class Simulation:
                 if not p.queue.items:
                     self._triggers.add(_PREFILL_IDLE)
             self._idled.clear()
+        if self._quiet_until_us != NONE:
+            self._stay_quiet(now)
         if self._landing is not None:
             for decision in self._landing.decisions:
                 # It was checked when it was made; since then the call may have moved on.
@@ -469,10 +474,25 @@ class Simulation:
                 self._check(self.policy, now, decision)
             else:
                 self._apply(now, self._check(self.policy, now, decision), decision)
-        if latency_us:
+        if not latency_us:
+            return
+        if plan.decisions:
             # The policy may reuse its list; what was decided is fixed now.
             self._in_flight = Plan(tuple(plan.decisions), None)
             self._push(now + latency_us, _LANDING, self._in_flight)
+        else:
+            self._in_flight = NO_PLAN
+            self._quiet_until_us = now + latency_us
+
+    def _stay_quiet(self, now: int) -> None:
+        """See to an empty plan in flight: it has landed, or a trigger waits for its landing, or all stays quiet."""
+        if now >= self._quiet_until_us:
+            self._in_flight = None
+        elif self._triggers.isdisjoint(self._subscribed):
+            return
+        else:
+            self._push(self._quiet_until_us, _LANDING, NO_PLAN)
+        self._quiet_until_us = NONE
 
     def _fall_back(self, now: int, newly: Sequence[CallView]) -> None:
         unplaced = [c for c in newly if c.key in self._pool]
