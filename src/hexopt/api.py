@@ -11,6 +11,7 @@ from hexopt.core.streams import stream
 from hexopt.core.workflow import Trace, Workflow
 from hexopt.errors import ConfigError
 from hexopt.latency import ClusterLatency
+from hexopt.latency.estimates import check_error, misjudged
 from hexopt.policies.registry import make_policy, policy_record
 from hexopt.sim.engine import Progress, Simulation
 from hexopt.sim.predictors import PREDICTORS, Oracle, make_predictor
@@ -32,6 +33,7 @@ def simulate(
     arrivals: str | None = None,
     delays: str | None = None,
     stop_us: int | None = None,
+    estimate_error: float = 0.0,
     progress: Progress | None = None,
 ) -> RunResult:
     """Simulate a trace on a cluster under a policy.
@@ -47,6 +49,9 @@ def simulate(
         Rules for arrival times and unknown tool delays, such as ``"poisson:10"`` and ``"zero"``.
     stop_us
         Stop at this instant (µs); what is left counts as unfinished.
+    estimate_error
+        Half the width of the multiplicative error of what policies are told about service times, in [0, 1):
+        :func:`hexopt.latency.estimates.misjudged`. The cluster itself, and standalone latencies, stay as they are.
     progress
         Called now and then with (completed calls, all calls).
 
@@ -95,6 +100,7 @@ def simulate(
         raise ConfigError(
             f"stop_us: {stop_us!r} is no instant, a whole number of µs of at least 0 is needed, correct it"
         )
+    check_error(estimate_error)
     if arrivals is not None:
         trace = apply_arrivals(trace, arrivals, seed)
     if delays is not None:
@@ -104,8 +110,17 @@ def simulate(
     cluster.check()
     foretell = make_predictor(predictor) if isinstance(predictor, str) else predictor
     latency = ClusterLatency(cluster)
+    believed = ClusterLatency(misjudged(cluster, estimate_error, stream(seed, "estimates"))) if estimate_error else None
     simulation = Simulation(
-        trace, cluster, policy, foretell, seed=seed, stop_us=stop_us, latency=latency, progress=progress
+        trace,
+        cluster,
+        policy,
+        foretell,
+        seed=seed,
+        stop_us=stop_us,
+        latency=latency,
+        estimates=believed,
+        progress=progress,
     )
     simulation.run()
     record = policy_record(policy)
@@ -117,6 +132,7 @@ def simulate(
         "policy_options": record["options"],
         "plan_latency_us": getattr(policy, "plan_latency_us", 0),
         "predictor": foretell.name,
+        "estimate_error": float(estimate_error),
         "seed": seed,
         "stop_us": stop_us,
         "arrivals": _rule(trace, "arrivals")[0],

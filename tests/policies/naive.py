@@ -6,6 +6,7 @@ What a decode instance holds is a list of calls, and every projection walks over
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -170,6 +171,9 @@ class Options:
     kv_room: str = "wait"
     replan_queued: bool = True
     decode_priority: bool = True
+    horizon: str = "running"
+    priority: str = "risk"
+    placement: str = "joint"
 
 
 Scored = tuple[tuple[float, int, int, int], CallView, Pair]
@@ -186,6 +190,8 @@ class NaiveHexagent:
         self.finish_us: dict[int, int] = {}
 
     def plan(self, view: View) -> list[Decision]:
+        self.view = view
+        self.added: Counter[tuple[str, int]] = Counter()
         waiting = list(view.pool)
         if self.options.replan_queued:
             waiting += [c for p in view.prefill for c in p.queue.values()]
@@ -210,14 +216,35 @@ class NaiveHexagent:
             if (call.prefill, call.decode, call.priority) != (p, d, label)
         ]
 
+    def horizon_us(self, workflow: WorkflowView) -> int:
+        if self.options.horizon == "running":
+            return horizon_us(self.cluster, workflow)
+        start = workflow.calls[0].ready_us
+        first = [alone_us(self.cluster, c) for c in workflow.calls if c.ready_us == start]
+        return max(1, start - workflow.arrival_us + max(first))
+
     def _ratio(self, call: CallView, finish_us: int) -> float:
-        return (finish_us - call.workflow.arrival_us) / horizon_us(self.cluster, call.workflow)
+        return (finish_us - call.workflow.arrival_us) / self.horizon_us(call.workflow)
 
     def _key(self, call: CallView, finish_us: int) -> tuple[float, int, int, int]:
+        if self.options.priority == "ready":
+            return float(call.ready_us), call.workflow.arrival_us, call.workflow.index, call.index
         return -self._ratio(call, finish_us), call.workflow.arrival_us, call.workflow.index, call.index
 
+    def _blind_pair(self, state: State, call: CallView) -> Pair:
+        p, d = call.prefill, call.decode
+        if call.state == CallState.POOL:
+            loads = [(v.outstanding_tokens + self.added["prefill", v.index], v.index) for v in self.view.prefill]
+            p = min(load for load in loads if load[1] in call.prefill_candidates)[1]
+            loads = [(v.outstanding_tokens + self.added["decode", v.index], v.index) for v in self.view.decode]
+            d = min(load for load in loads if load[1] in call.decode_candidates)[1]
+        return state.finish(call, p, d), p, d
+
     def _score(self, state: State, call: CallView) -> Scored | None:
-        pair = state.best(call, room_now=self.options.kv_room == "now")
+        if self.options.placement == "blind":
+            pair: Pair | None = self._blind_pair(state, call)
+        else:
+            pair = state.best(call, room_now=self.options.kv_room == "now")
         if pair is None:
             return None
         until = state.prefill_end(call, pair[1]) if self.options.risk_until == "phase" else pair[0]
@@ -235,7 +262,13 @@ class NaiveHexagent:
         return self._key(call, finish), call, (finish, call.prefill, d)
 
     def _prefill(self, state: State, waiting: list[CallView]) -> list[Ranked]:
-        return self._loop(state, waiting, self._score, state.commit)
+        def commit(call: CallView, pair: Pair) -> None:
+            state.commit(call, pair)
+            if call.state == CallState.POOL:
+                self.added["prefill", pair[1]] += call.prompt_tokens
+                self.added["decode", pair[2]] += call.prompt_tokens + call.predicted_output_tokens
+
+        return self._loop(state, waiting, self._score, commit)
 
     def _admission(self, state: State, calls: list[CallView]) -> list[Ranked]:
         def commit(call: CallView, pair: Pair) -> None:

@@ -446,3 +446,51 @@ def test_a_kept_maximum_outlives_a_forgetting() -> None:
     policy.horizon_us(call)
     policy._forget(Books(cluster(1, [decode()])).view())
     assert call.workflow.index in policy._horizons
+
+
+# -- ablations
+
+
+def test_a_horizon_without_growth_stays_the_longest_path_at_arrival() -> None:
+    # Two calls at arrival on one prefill instance: list-scheduled they end at 220.1 ms, their longest path at 210.1.
+    c = cluster()
+    books = Books(c)
+    policy = ready(HexAGenT(horizon="arrival"), c)
+    workflow = books.workflow()
+    first = books.call(100, 101, workflow=workflow)
+    books.call(100, 11, workflow=workflow)
+    assert policy.horizon_us(first) == LONG_US
+    books.complete(first, start_us=5_000, prefill_us=99_000, wait_us=0, transfer_us=400, decode_us=250_000)
+    child = books.call(100, 101, workflow=workflow, parents=(first,))
+    assert policy.horizon_us(child) == LONG_US
+    assert ready(HexAGenT(), c).horizon_us(child) > LONG_US
+
+
+def test_placement_only_queues_by_ready_time() -> None:
+    # The case in which the young short workflow overtakes; the pair is chosen as ever.
+    c = cluster([prefill("p0", ms=30), prefill("p1", ms=10)])
+    for priority, want in (("risk", [1, 0]), ("ready", [0, 1])):
+        books = Books(c, now_us=130_000)
+        books.call(100, 101, arrival_us=0, ready_us=0)
+        books.call(100, 11, arrival_us=90_000, ready_us=90_000)
+        plan = ready(HexAGenT(priority=priority), c).plan(books.view())
+        assert order(plan) == want
+        assert {d.prefill for d in plan.decisions} == {1}
+
+
+def test_priority_only_goes_where_fewest_tokens_are_outstanding() -> None:
+    # p1 and d1 are the fast ones, but a call waits on each: 100 prompt tokens against none.
+    c = cluster(
+        [prefill("p0", ms=30), prefill("p1", ms=10)], [decode("d0", knots=((64, 9.0),)), decode("d1", max_batch=4)]
+    )
+    books = Books(c, now_us=130_000)
+    waiting = books.place(books.call(100, 101, arrival_us=0), CallState.QUEUED, 1, 1)
+    books.call(100, 11, arrival_us=90_000)
+    books.call(100, 11, arrival_us=91_000)
+    blind = ready(HexAGenT(placement="blind"), c).plan(books.view())
+    # The first goes to (p0, d0) with 100 and 111 tokens, the second finds (100, 111) there and (100, 201) here: p0 by
+    # its index, d0 by its load. The queued call keeps its pair, but both are more at risk than it.
+    assert sorted(pairs(blind)) == [(1, 0, 0), (2, 0, 0)]
+    assert all(d.priority < waiting.priority for d in blind.decisions)
+    joint = ready(HexAGenT(), c).plan(books.view())
+    assert {d.decode for d in joint.decisions} == {1}

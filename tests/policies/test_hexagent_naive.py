@@ -20,7 +20,7 @@ from hexopt.errors import CapacityError
 from hexopt.policies import hexagent
 from hexopt.policies.hexagent import HexAGenT
 from tests.oracle.scenarios import Scenario, scenarios, unstopped
-from tests.policies.naive import NaiveHexagent, Options, horizon_us
+from tests.policies.naive import NaiveHexagent, Options
 from tests.policies.random_views import FAST, books
 from tests.policies.views import Books, ready
 
@@ -31,6 +31,9 @@ OPTIONS = st.builds(
     kv_room=st.sampled_from(("wait", "wait", "now")),
     replan_queued=st.sampled_from((True, True, False)),
     decode_priority=st.sampled_from((True, True, True, False)),
+    horizon=st.sampled_from(("running",) * 5 + ("arrival",)),
+    priority=st.sampled_from(("risk",) * 7 + ("ready",)),
+    placement=st.sampled_from(("joint",) * 7 + ("blind",)),
 )
 
 
@@ -83,7 +86,7 @@ class Watched(HexAGenT):
         assert list(plan.decisions) == want
         for d in view.decode:
             for call in d.bound.values():
-                assert self.horizon_us(call) == horizon_us(self.cluster, call.workflow)
+                assert self.horizon_us(call) == self.other.horizon_us(call.workflow)
         self.rounds += 1
         return plan
 

@@ -60,6 +60,9 @@ def test_defaults() -> None:
         "keep_maximum": False,
         "replan_queued": True,
         "decode_priority": True,
+        "horizon": "running",
+        "priority": "risk",
+        "placement": "joint",
     }
     assert defaults("replay")["decisions"] is inspect.Parameter.empty
 

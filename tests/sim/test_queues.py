@@ -141,7 +141,7 @@ def test_a_long_queue_does_not_keep_what_was_taken() -> None:
     for i in range(2999):
         assert queue.take().index == i
     assert len(queue) == 1
-    assert len(queue._items) < 1000
+    assert len(queue.items) < 1000
 
 
 def test_removing_what_is_not_queued_is_an_engine_defect() -> None:

@@ -76,6 +76,7 @@ SUMMARY = [
     "policy_options",
     "plan_latency_us",
     "predictor",
+    "estimate_error",
     "seed",
     "stop_us",
     "arrivals",

@@ -155,6 +155,9 @@ def simulate_command(
     stop: Annotated[
         float | None, typer.Option(help="End the simulation after so many seconds.", metavar="SECONDS")
     ] = None,
+    estimate_error: Annotated[
+        float, typer.Option(help="Error of the service times that policies are told, such as 0.3.", metavar="SHARE")
+    ] = 0.0,
     workflows: Annotated[int | None, typer.Option(help="Only the first N workflows.", metavar="N", min=1)] = None,
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave invalid workflows of the trace out.")
@@ -184,6 +187,7 @@ def simulate_command(
         arrivals=arrivals,
         delays=delays,
         stop_s=stop,
+        estimate_error=estimate_error,
         workflows=workflows,
         skip_invalid=skip_invalid,
         out=out,

@@ -26,6 +26,7 @@ def simulate_and_show(
     arrivals: str | None,
     delays: str | None,
     stop_s: float | None,
+    estimate_error: float,
     workflows: int | None,
     skip_invalid: bool,
     out: Path | None,
@@ -52,6 +53,7 @@ def simulate_and_show(
             arrivals=arrivals,
             delays=delays,
             stop_us=stop_us,
+            estimate_error=estimate_error,
             progress=lambda done, total: show(done, total, ""),
         )
     _print_summary(result.summary)

@@ -55,8 +55,12 @@ def iterations_within(h_ms: float, b2_ms: float, batch: int, context_tokens: int
     half = 500.0 * b2_ms * batch
     linear = 1000.0 * (h_ms + b2_ms * context_tokens) - half
     j = int(2.0 * span_us / (linear + math.sqrt(linear * linear + 4.0 * half * span_us)))
-    while boundary_us(h_ms, b2_ms, batch, context_tokens, j + 1) <= span_us:
-        j += 1
-    while j > 0 and boundary_us(h_ms, b2_ms, batch, context_tokens, j) > span_us:
+    # What follows is boundary_us written out: it runs for every instance that a projection looks at. Rounding up to a
+    # whole µs cannot lift S past a whole span, so S itself is compared.
+    k = j + 1
+    while 1000 * (k * h_ms + b2_ms * (k * context_tokens + batch * (k * j // 2))) <= span_us:
+        j = k
+        k += 1
+    while j > 0 and 1000 * (j * h_ms + b2_ms * (j * context_tokens + batch * (j * (j - 1) // 2))) > span_us:
         j -= 1
     return j

@@ -42,6 +42,7 @@ class ClusterLatency:
             self._wire.append(row)
         self._b2 = tuple(i.latency.b2_ms for i in cluster.decode)
         self._iteration_tables: tuple[dict[int, float], ...] = _shared_tables(self.decode_class)
+        self._counted: list[tuple[object, int]] = [((), 0)] * len(cluster.decode)
 
     def blocks(self, tokens: int) -> int:
         """KV blocks that hold ``tokens`` tokens."""
@@ -98,13 +99,15 @@ class ClusterLatency:
         batch = view.segment_batch
         if batch == 0:
             return view.iterations
-        return view.iterations + iterations_within(
-            self.iteration_ms(view.index, batch),
-            self._b2[view.index],
-            batch,
-            view.segment_context,
-            now_us - view.segment_start_us,
-        )
+        d, span_us = view.index, now_us - view.segment_start_us
+        segment = (span_us, batch, view.segment_context)
+        known, iterations = self._counted[d]
+        if known != segment:  # a policy and its fallback look at the same instant
+            iterations = iterations_within(
+                self.iteration_ms(d, batch), self._b2[d], batch, view.segment_context, span_us
+            )
+            self._counted[d] = segment, iterations
+        return view.iterations + iterations
 
     def check_segment(self, decode: int, batch: int, context_tokens: int) -> None:
         """Raise :class:`~hexopt.errors.CalibrationRangeError` if an iteration would last less than 1 µs."""

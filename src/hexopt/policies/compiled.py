@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hexopt.core.plan import Decision, Plan
 from hexopt.core.view import CallView
 from hexopt.policies.projection import Estimator, Projection
 
 if TYPE_CHECKING:
-    from hexopt.policies.kernels import Ints
+    from hexopt.policies.kernels import Floats, Ints
 
 Placed = tuple[CallView, int, int, int, float]
 """A placement: (call, projected finish, prefill, decode, risk)."""
@@ -73,22 +74,85 @@ class CompiledPlacement:
         until_phase: bool,
     ) -> list[Placed] | None:
         """Place calls on a projection, which is left as it was; ``None`` if a call's numbers are too large for it."""
-        rows = self._row_numbers(waiting)
-        if rows is None:
+        facts = self._gather(waiting)
+        if facts is None:
             return None
+        placed, risks = self._place(projection, facts, None, horizons, small_queue, room_now, until_phase)
+        return [
+            (waiting[i], finish, p, d, risk)
+            for (i, finish, p, d), risk in zip(placed.tolist(), risks.tolist(), strict=True)
+        ]
+
+    def replan(
+        self,
+        projection: Projection,
+        waiting: list[CallView],
+        horizons: list[int],
+        small_queue: int,
+        room_now: bool,
+        until_phase: bool,
+    ) -> tuple[Plan, list[int]] | None:
+        """Plan a round whose only business is calls that wait for prefill; as ``place`` and its labels would.
+
+        The projection still counts the calls on their present decode instances. Returns the plan and the projected
+        finishes, in the order of ``waiting`` (−1: could not be placed).
+        """
+        facts = self._gather(waiting)
+        if facts is None:
+            return None
+        decode = np.array([call.decode for call in waiting], np.int64)
+        placed, _ = self._place(projection, facts, decode, horizons, small_queue, room_now, until_phase)
+        who, finish, p, d = placed.T
+        prefill = np.array([call.prefill for call in waiting], np.int64)
+        priority = np.array([call.priority for call in waiting], np.float64)
+        ready = np.array([call.ready_us for call in waiting], np.int64)
+        present = np.where(prefill >= 0, priority, np.nan)[who]
+        labels = self._kernels.relabel(present, ready[who])
+        changed = np.flatnonzero((p != prefill[who]) | (d != decode[who]) | (labels != present))
+        decisions = [
+            Decision(waiting[i].key, to_p, to_d, label)
+            for i, to_p, to_d, label in zip(
+                who[changed].tolist(), p[changed].tolist(), d[changed].tolist(), labels[changed].tolist(), strict=True
+            )
+        ]
+        finishes = np.full(len(waiting), -1, np.int64)
+        finishes[who] = finish
+        return Plan(decisions), finishes.tolist()
+
+    def _place(
+        self,
+        projection: Projection,
+        facts: Ints,
+        counted_on: Ints | None,
+        horizons: list[int],
+        small_queue: int,
+        room_now: bool,
+        until_phase: bool,
+    ) -> tuple[Ints, Floats]:
+        """Return rows (call, finish, prefill, decode) and risks, in order of commitment.
+
+        ``counted_on``: the decode instance that still counts a call, −1 for none; ``None``: no instance counts any.
+        """
         kernels = self._kernels
-        facts = self._facts[rows]
+        decoding = np.array(projection.decoding, np.int64)
+        blocks = np.array(projection.blocks, np.int64)
+        tokens = np.array(projection.tokens, np.int64)
+        if counted_on is not None:
+            there = (counted_on >= 0) & (facts[:, kernels.STEPS] > 0)
+            on = counted_on[there]
+            np.subtract.at(decoding, on, 1)
+            np.subtract.at(blocks, on, facts[there, kernels.NEED])
+            np.subtract.at(tokens, on, facts[there, kernels.OWN])
         order = np.lexsort((facts[:, kernels.TIE], facts[:, kernels.ARRIVAL]))  # equal risks: the older workflow
         facts = facts[order]
-        n = len(waiting)
+        n = len(facts)
         placed = np.empty((n, 4), np.int64)
         risks = np.empty(n, np.float64)
-        blocks = np.array(projection.blocks, np.int64)
         state = kernels.State(
             np.array(projection.prefill_free_us, np.int64),
-            np.array(projection.decoding, np.int64),
+            decoding,
             blocks,
-            np.array(projection.tokens, np.int64),
+            tokens,
             *self._leaving(projection, n, bool((blocks + facts[:, kernels.NEED].sum() > self._site.capacity).any())),
         )
         done = kernels.place(
@@ -105,10 +169,12 @@ class CompiledPlacement:
         )
         placed = placed[:done]
         placed[:, 0] = order[placed[:, 0]]
-        return [
-            (waiting[i], finish, p, d, risk)
-            for (i, finish, p, d), risk in zip(placed.tolist(), risks[:done].tolist(), strict=True)
-        ]
+        return placed, risks[:done]
+
+    def _gather(self, waiting: list[CallView]) -> Ints | None:
+        """Return the facts of calls, one row each; ``None`` if a call's numbers are too large."""
+        rows = self._row_numbers(waiting)
+        return None if rows is None else self._facts[rows]
 
     def _leaving(self, projection: Projection, n: int, needed: bool) -> tuple[Ints, Ints]:
         """Return who leaves each decode instance and when; empty unless a call may have to wait for room."""
@@ -128,6 +194,9 @@ class CompiledPlacement:
 
     def _row_numbers(self, waiting: list[CallView]) -> list[int] | None:
         known = self._rows
+        rows = [known.get(call.key, -1) for call in waiting]
+        if -1 not in rows:
+            return rows
         rows = []
         for call in waiting:
             row = known.get(call.key)

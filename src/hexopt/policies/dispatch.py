@@ -19,11 +19,18 @@ class FewestOutstanding:
 
     def place(self, call: CallView, priority: float) -> Decision:
         """Bind ``call`` to the least loaded prefill and decode instance that can hold it, ties to the lower index."""
-        p = least(self._prefill, call.prefill_candidates)
-        d = least(self._decode, call.decode_candidates)
+        p, d = self.pair(call)
+        self.add(call, p, d)
+        return Decision(call.key, p, d, priority)
+
+    def pair(self, call: CallView) -> tuple[int, int]:
+        """Return where ``place`` would bind the call."""
+        return least(self._prefill, call.prefill_candidates), least(self._decode, call.decode_candidates)
+
+    def add(self, call: CallView, p: int, d: int) -> None:
+        """Count a placement."""
         self._prefill[p] += call.prompt_tokens
         self._decode[d] += call.prompt_tokens + call.predicted_output_tokens
-        return Decision(call.key, p, d, priority)
 
 
 def least(load: list[int], candidates: Sequence[int]) -> int:

@@ -40,12 +40,14 @@ class EarliestFinish(BasePolicy):
             self._forget_above = max(_FORGET_ABOVE, 2 * len(finish_us))
         projection = Projection.of(self._estimator, view, finish_us)
         decisions = []
-        for call in view.pool:
+        last = len(view.pool) - 1
+        for i, call in enumerate(view.pool):
             pair = projection.best(call)
             if pair is None:
                 continue
             finish, p, d = pair
-            projection.commit(call, finish, p, d)
+            if i < last:  # nobody looks at the projection after the last
+                projection.commit(call, finish, p, d)
             finish_us[call.key] = finish
             decisions.append(Decision(call.key, p, d, float(call.ready_us)))
         return Plan(decisions)

@@ -20,12 +20,13 @@ from hexopt.core.plan import NO_PLAN, Decision, Plan
 from hexopt.core.protocols import BasePolicy, LatencyModel, PlanLatency, Policy
 from hexopt.core.view import CallState, CallView, DecodeView, Trigger, View
 from hexopt.policies.compiled import CompiledPlacement, load_kernels
+from hexopt.policies.dispatch import FewestOutstanding
 from hexopt.policies.horizon import Horizon, UnloadedFinish
 from hexopt.policies.labels import relabel
 from hexopt.policies.projection import Estimator, Pair, Projection
 
 Risk = tuple[float, int, int, int]
-"""(minus the projected ratio, arrival of the workflow, its index, the call's): the smallest goes first."""
+"""(minus the projected ratio, or the ready time; the workflow's arrival, its index, the call's): smallest first."""
 
 _COMPILED_FROM = 6
 """Waiting calls from which on the compiled loop (``kernels.place``) is faster than the plain one, its equal."""
@@ -57,6 +58,16 @@ class HexAGenT(BasePolicy):
         Whether calls past prefill that wait on a contended decode instance (a call waits for KV room there, or its
         batch is full) are ranked anew in each round. Elsewhere they join at the next boundary whatever their rank.
 
+    horizon
+        ``"arrival"``: the horizon stays the longest path of what was revealed at the workflow's start.
+    priority
+        ``"ready"``: calls are committed and queued by ready time; only the placement is HexAGenT's.
+    placement
+        ``"blind"``: calls go once to the instances with the fewest outstanding tokens, as under ``fcfs``, whether they
+        have room or not; only the order is HexAGenT's.
+
+    The last three, ``decode_priority``, a plan latency of 0 and the run's predictor ``oracle`` are its ablations.
+
     Ties: the older workflow (by arrival), then positions in the trace; pairs of equal finish go to the lower prefill
     index, then the lower decode index (of equal prefill instances, the one that is free first).
     """
@@ -76,6 +87,9 @@ class HexAGenT(BasePolicy):
         keep_maximum: bool = False,
         replan_queued: bool = True,
         decode_priority: bool = True,
+        horizon: Literal["running", "arrival"] = "running",
+        priority: Literal["risk", "ready"] = "risk",
+        placement: Literal["joint", "blind"] = "joint",
     ) -> None:
         super().__init__(plan_latency_us=plan_latency_us, fallback=fallback)
         self.small_queue = small_queue
@@ -87,6 +101,9 @@ class HexAGenT(BasePolicy):
         self.keep_maximum = keep_maximum
         self.replan_queued = replan_queued
         self.decode_priority = decode_priority
+        self.horizon = horizon
+        self.priority = priority
+        self.placement = placement
 
     def reset(self, cluster: Cluster, latency: LatencyModel, rng: np.random.Generator) -> None:
         """Forget all workflows."""
@@ -98,7 +115,8 @@ class HexAGenT(BasePolicy):
         self._forget_above = [1024, 4096]
         self._rebind = cluster.binding == "handoff"
         self._compiled: CompiledPlacement | None = None
-        kernels = load_kernels()
+        plain = self.priority == "ready" or self.placement == "blind"
+        kernels = None if plain else load_kernels()
         if kernels is not None and CompiledPlacement.suits(kernels, self._estimator):
             self._compiled = CompiledPlacement(kernels, self._estimator)
 
@@ -116,11 +134,47 @@ class HexAGenT(BasePolicy):
         if not waiting and not arrived:
             return NO_PLAN
         self._forget(view)
+        if not arrived and len(waiting) >= _COMPILED_FROM and self._compiled is not None:
+            plan = self._replan(self._compiled, view, waiting)
+            if plan is not None:
+                return plan
         round_ = _Round(self, view, waiting, arrived)
         ranked = round_.rank_decode(arrived) if arrived else []
         if waiting:
             ranked.extend(round_.place(waiting))
         return _to_plan(ranked)
+
+    def _replan(self, compiled: CompiledPlacement, view: View, waiting: list[CallView]) -> Plan | None:
+        """Plan the usual round of a long queue; ``None`` if a call's numbers are too large for it."""
+        movable = {c.key: c for c in waiting}
+        projection = Projection.of(
+            self._estimator, view, self._finish_us, movable, queues_move=self.replan_queued, count_movable=True
+        )
+        made = compiled.replan(
+            projection,
+            waiting,
+            self._horizons_us(waiting),
+            self.small_queue,
+            self.kv_room == "now",
+            self.risk_until == "phase",
+        )
+        if made is None:
+            return None
+        plan, finishes = made
+        self._finish_us.update((key, us) for key, us in zip(movable, finishes, strict=True) if us >= 0)
+        return plan
+
+    def _horizons_us(self, calls: list[CallView]) -> list[int]:
+        """Return ``horizon_us`` of each, asked once a workflow."""
+        known: dict[int, int] = {}
+        horizons = []
+        for call in calls:
+            w = call.workflow.index
+            us = known.get(w)
+            if us is None:
+                us = known[w] = self.horizon_us(call)
+            horizons.append(us)
+        return horizons
 
     def _forget(self, view: View) -> None:
         """Drop what is known of calls and workflows that have left, whenever it has doubled."""
@@ -140,7 +194,9 @@ class HexAGenT(BasePolicy):
         workflow = call.workflow
         horizon = self._horizons.get(workflow.index)
         if horizon is None:
-            horizon = self._horizons[workflow.index] = Horizon(workflow, self._unloaded, self.keep_maximum)
+            horizon = self._horizons[workflow.index] = Horizon(
+                workflow, self._unloaded, self.keep_maximum, self.horizon == "running"
+            )
         return horizon.current_us()
 
 
@@ -160,6 +216,11 @@ def _contended(d: DecodeView) -> bool:
 
 def _to_plan(ranked: list[_Ranked]) -> Plan:
     """Give the calls priorities in order of risk and decide about those for which something changes."""
+    if len(ranked) == 1:
+        (_, call, p, d) = ranked[0]
+        label = call.priority if call.prefill >= 0 else float(call.ready_us)
+        same = call.prefill == p and call.decode == d
+        return NO_PLAN if same else Plan([Decision(call.key, p, d, label)])
     if len(ranked) > 1:
         # Stable: calls of equal risk stay in order of commitment, and so do those a commitment pushed behind.
         ranked.sort(key=lambda r: r.risk)
@@ -182,7 +243,10 @@ class _Round:
         self._until_phase = policy.risk_until == "phase"
         movable = {c.key: c for c in waiting}
         movable.update((c.key, c) for c in arrived if c.state == CallState.ADMISSION)
-        self._projection = Projection.of(policy._estimator, view, policy._finish_us, movable)
+        self._projection = Projection.of(
+            policy._estimator, view, policy._finish_us, movable, queues_move=policy.replan_queued
+        )
+        self._blind = FewestOutstanding(view) if policy.placement == "blind" else None
 
     def _ratio(self, call: CallView, finish_us: int) -> float:
         return (finish_us - call.workflow.arrival_us) / self._policy.horizon_us(call)
@@ -194,14 +258,16 @@ class _Round:
         """
         policy = self._policy
         if len(waiting) >= _COMPILED_FROM and policy._compiled is not None:
-            horizons = [policy.horizon_us(call) for call in waiting]
+            horizons = policy._horizons_us(waiting)
             placed = policy._compiled.place(
                 self._projection, waiting, horizons, policy.small_queue, self._room_now, self._until_phase
             )
             if placed is not None:
                 policy._finish_us.update((call.key, finish) for call, finish, _, _, _ in placed)
                 return [_Ranked(risk, call, p, d) for call, _, p, d, risk in placed]
-        return self._one_by_one(waiting, self._best, self._risk, self._projection.commit)
+        if self._blind is not None:
+            return self._one_by_one(waiting, self._blind_pair, self._risk, self._commit_blindly, last_phase=True)
+        return self._one_by_one(waiting, self._best, self._risk, self._projection.commit, last_phase=True)
 
     def _one_by_one(
         self,
@@ -209,9 +275,17 @@ class _Round:
         best: Callable[[CallView], Pair | None],
         risk: Callable[[CallView, Pair], Risk],
         commit: Callable[[CallView, int, int, int], None],
+        last_phase: bool = False,
     ) -> list[_Ranked]:
-        """Commit the call most at risk to its best pair; with few calls, score the rest again each time."""
+        """Commit the call most at risk to its best pair; with few calls, score the rest again each time.
+
+        ``last_phase``: nobody looks at the projection afterwards.
+        """
         scored = [(risk(call, pair), call, pair) for call in calls if (pair := best(call)) is not None]
+        if len(scored) == 1 and last_phase:  # the common case: nobody is left to see the commitment
+            key, call, pair = scored[0]
+            self._policy._finish_us[call.key] = pair[0]
+            return [_Ranked(key[0], call, pair[1], pair[2])]
         rescore = len(scored) <= self._policy.small_queue
         if not rescore:
             scored.sort(key=lambda row: row[0], reverse=True)
@@ -237,6 +311,17 @@ class _Round:
     def _best(self, call: CallView) -> Pair | None:
         return self._projection.best(call, room_now=self._room_now)
 
+    def _blind_pair(self, call: CallView) -> Pair | None:
+        if self._blind is None:
+            return None
+        p, d = self._blind.pair(call) if call.state == CallState.POOL else (call.prefill, call.decode)
+        return self._projection.finish_at(call, p, d), p, d
+
+    def _commit_blindly(self, call: CallView, finish_us: int, p: int, d: int) -> None:
+        self._projection.commit(call, finish_us, p, d)
+        if self._blind is not None and call.state == CallState.POOL:
+            self._blind.add(call, p, d)
+
     def _risk(self, call: CallView, pair: Pair) -> Risk:
         """Sort key: larger projected ratio first, then the older workflow, then positions in the trace."""
         finish, p, _ = pair
@@ -246,6 +331,8 @@ class _Round:
 
     def _key(self, call: CallView, finish_us: int) -> Risk:
         workflow = call.workflow
+        if self._policy.priority == "ready":
+            return float(call.ready_us), workflow.arrival_us, workflow.index, call.index
         return -self._ratio(call, finish_us), workflow.arrival_us, workflow.index, call.index
 
     def rank_decode(self, arrived: list[CallView]) -> list[_Ranked]:

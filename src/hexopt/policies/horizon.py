@@ -17,12 +17,19 @@ class Horizon:
 
     Since a call is revealed when its parents are done, the unfinished revealed calls never depend on one another: only
     they are scheduled, each released when its parents would have finished alone.
+
+    Without ``growth`` it stays what it was at first: the longest path of the calls revealed with the workflow's first.
     """
 
-    __slots__ = ("_alone_us", "_finished_us", "_frontier", "_known", "_unloaded", "_us", "_workflow", "keep_maximum")
+    __slots__ = (
+        "_alone_us", "_finished_us", "_frontier", "_known", "_unloaded", "_us", "_workflow", "growth", "keep_maximum",
+    )  # fmt: skip
 
-    def __init__(self, workflow: WorkflowView, unloaded: UnloadedFinish, keep_maximum: bool) -> None:
+    def __init__(
+        self, workflow: WorkflowView, unloaded: UnloadedFinish, keep_maximum: bool, growth: bool = True
+    ) -> None:
         self._workflow = workflow
+        self.growth = growth
         self._unloaded = unloaded
         self.keep_maximum = keep_maximum
         self._known = 0
@@ -35,6 +42,12 @@ class Horizon:
     def current_us(self) -> int:
         """Bring the horizon up to date and return it."""
         calls = self._workflow.calls
+        if not self.growth:
+            if not self._us:
+                first_us = calls[0].ready_us
+                paths = (self._release_us(c) + self._unloaded.single_us(c) for c in calls if c.ready_us == first_us)
+                self._us = max(1, *paths)
+            return self._us
         frontier = self._frontier
         if len(calls) == self._known and len(frontier) == 1 and frontier[0].state != CallState.COMPLETE:
             return self._us  # the common case, told apart at once

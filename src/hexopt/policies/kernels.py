@@ -266,8 +266,72 @@ def place(
     return done
 
 
+@_jit
+def _longest_increasing(values: Floats) -> Any:
+    """Return the positions of a longest strictly increasing subsequence, nan left out."""
+    n = len(values)
+    tails = np.empty(n, np.float64)
+    ends = np.empty(n, np.int64)
+    before = np.full(n, -1, np.int64)
+    length = 0
+    for i in range(n):
+        value = values[i]
+        if math.isnan(value):
+            continue
+        low, high = 0, length
+        while low < high:
+            middle = (low + high) // 2
+            if tails[middle] < value:
+                low = middle + 1
+            else:
+                high = middle
+        before[i] = ends[low - 1] if low > 0 else -1
+        tails[low] = value
+        ends[low] = i
+        if low == length:
+            length += 1
+    kept = np.empty(length, np.int64)
+    i = ends[length - 1] if length > 0 else -1
+    for k in range(length - 1, -1, -1):
+        kept[k] = i
+        i = before[i]
+    return kept
+
+
+@_jit
+def _fill(present: Floats, ready_us: Ints, kept: Ints) -> Any:
+    labels = np.zeros(len(present), np.float64)
+    previous, low = -1, -np.inf
+    for k in kept:
+        high = present[k]
+        labels[k] = high
+        gap = k - previous - 1
+        for j in range(gap):
+            if previous < 0:
+                labels[j] = high - (gap - j)
+            else:
+                labels[previous + 1 + j] = low + (high - low) * ((j + 1) / (gap + 1))
+        previous, low = k, high
+    for i in range(previous + 1, len(present)):
+        low = max(low + 1.0, float(ready_us[i]))
+        labels[i] = low
+    return labels
+
+
+@_jit
+def relabel(present: Floats, ready_us: Ints) -> Any:
+    """Return the labels of ``labels.relabel``."""
+    kept = _longest_increasing(present)
+    labels = _fill(present, ready_us, kept)
+    for i in range(1, len(labels)):
+        if labels[i] <= labels[i - 1]:
+            return _fill(present, ready_us, kept[:0])
+    return labels
+
+
 def compile_all() -> None:
     """Compile, or load what was compiled before, by placing one call on the smallest cluster."""
+    relabel(np.array([math.nan, 1.0]), np.zeros(2, np.int64))
     one, none = np.ones(1, np.int64), np.zeros(1, np.int64)
     site = Site(none, none, np.ones(2, np.int64), one, one, np.ones((1, 2)), np.ones(1))
     state = State(none.copy(), none.copy(), none.copy(), none.copy(), none.copy(), np.zeros((1, 0, 4), np.int64))

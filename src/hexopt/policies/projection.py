@@ -94,13 +94,11 @@ class Projection:
         self._finish_us = finish_us or {}
         self._movable = movable or {}
         self._first = [min(group, key=prefill_free_us.__getitem__) for group in estimator.prefill_groups]
-        self._placed: list[list[tuple[int, CallView]]] = [[] for _ in decoding]
-        self._leaving: list[_LeavingOrder | None] = [None] * len(decoding)  # made where a call has to wait for room
-        model = estimator.latency
-        self._iteration_ms = model.iteration_ms
-        limit = estimator.max_batch
-        self._batch = [min(n + 1, limit[d]) for d, n in enumerate(decoding)]
-        self._h_ms = [model.iteration_ms(d, b) for d, b in enumerate(self._batch)]
+        self._placed: dict[int, list[tuple[int, CallView]]] = {}
+        self._leaving: dict[int, _LeavingOrder] = {}  # made where a call has to wait for room
+        self._batch = [n + 1 if n < limit else limit for n, limit in zip(decoding, estimator.max_batch, strict=True)]
+        iteration_ms = estimator.latency.iteration_ms
+        self._h_ms = [iteration_ms(d, batch) for d, batch in enumerate(self._batch)]
 
     @classmethod
     def idle(cls, estimator: Estimator) -> Projection:
@@ -115,26 +113,31 @@ class Projection:
         view: View,
         finish_us: Mapping[int, int],
         movable: Mapping[int, CallView] | None = None,
+        *,
+        queues_move: bool = False,
+        count_movable: bool = False,
     ) -> Projection:
         """Return the projection of a view.
 
-        ``finish_us`` remembers, by call, the finish projected at placement. ``movable`` calls are queued for prefill
-        or wait for KV room, but shall be placed anew: they are left out.
+        ``finish_us`` remembers, by call, the finish projected at placement. ``movable`` calls, of the pool or waiting
+        for KV room, shall be placed anew: they are left out. ``queues_move``: so are all calls queued for prefill,
+        which are among them. ``count_movable``: the caller takes movable calls off their decode instances itself.
         """
         now = view.now_us
-        free = [max(now, p.busy_until_us) + p.queued_us for p in view.prefill]
+        if queues_move:
+            free = [p.busy_until_us if p.busy_until_us > now else now for p in view.prefill]
+        else:
+            free = [max(now, p.busy_until_us) + p.queued_us for p in view.prefill]
         decoding, blocks, tokens = [], [], []
         iterations_at = estimator.latency.iterations_at
         for d in view.decode:
             decoding.append(d.decoding)
             blocks.append(d.decoding_blocks)
-            produced = d.running * iterations_at(d, now) - d.joined_sum if d.running else 0
+            running = d.running
+            produced = running * iterations_at(d, now) - d.joined_sum if running else 0
             tokens.append(d.decoding_tokens + produced)
-        if movable:
-            prefill_us = estimator.latency.prefill_us
+        if movable and not count_movable:
             for call in movable.values():
-                if call.state == CallState.QUEUED:
-                    free[call.prefill] -= prefill_us(call.prefill, call.prompt_tokens)
                 decodes = call.predicted_output_tokens > 1 or call.state == CallState.ADMISSION
                 if decodes and call.state != CallState.POOL:
                     decoding[call.decode] -= 1
@@ -203,6 +206,20 @@ class Projection:
                     found = pair
         return found
 
+    def finish_at(self, call: CallView, p: int, d: int) -> int:
+        """Return the projected finish of a call, not yet counted, at a given pair."""
+        est = self._estimator
+        n = call.prompt_tokens
+        end = self.prefill_free_us[p] + est.latency.prefill_us(p, n)
+        if call.predicted_output_tokens <= 1:
+            return end
+        start = end + est.latency.wire_us(p, d, n) + est.transfer_latency_us
+        batch, context = self._batch[d], self.tokens[d]
+        if self._is_tight(d, call.kv_blocks):
+            room_us, batch, context = self._wait_for_room(d, call.kv_blocks)
+            start = max(start, room_us)
+        return start + est.latency.decode_us(d, batch, context + n + 1, call.predicted_output_tokens - 1)
+
     def commit(self, call: CallView, finish_us: int, p: int, d: int, release_us: int = 0) -> None:
         """Add a placement: later calls queue behind it and share the decode instance with it."""
         est = self._estimator
@@ -247,14 +264,14 @@ class Projection:
         self.decoding[d] += 1
         self.blocks[d] += call.kv_blocks
         self.tokens[d] += call.prompt_tokens + 1
-        self._placed[d].append((finish_us, call))
-        order = self._leaving[d]
+        self._placed.setdefault(d, []).append((finish_us, call))
+        order = self._leaving.get(d)
         if order is not None:
             order.add(_leaving(self.now_us, finish_us, call, 1))
         batch = min(self.decoding[d] + 1, self._estimator.max_batch[d])
         if batch != self._batch[d]:
             self._batch[d] = batch
-            self._h_ms[d] = self._iteration_ms(d, batch)
+            self._h_ms[d] = self._estimator.latency.iteration_ms(d, batch)
 
     def _is_tight(self, d: int, need: int) -> bool:
         """Say whether ``need`` blocks must wait for room. On an empty instance there is nothing to wait for."""
@@ -281,7 +298,7 @@ class Projection:
         """
         est = self._estimator
         held = self.blocks[d] + need - est.capacity_blocks[d]
-        order = self._leaving[d]
+        order = self._leaving.get(d)
         if order is None:
             order = self._leaving[d] = _LeavingOrder(self.leaving(d))
         room_us, count, tokens = order.until(held)
@@ -290,7 +307,7 @@ class Projection:
     def leaving(self, d: int) -> list[Leaving]:
         """Return the calls counted on d, first to leave first."""
         now = self.now_us
-        rows = [_leaving(now, finish, c, 1) for finish, c in self._placed[d]]
+        rows = [_leaving(now, finish, c, 1) for finish, c in self._placed.get(d, ())]
         if self._view is not None:
             seen = self._view.decode[d]
             iterations = self._estimator.latency.iterations_at(seen, now)

@@ -143,7 +143,7 @@ class DecodeEngine:
         joined: list[LiveCall] = []
         view = self.view
         iterations = self.iterations
-        while self.batch < self.max_batch and len(self.joiners):
+        while self.joiners.items and self.batch < self.max_batch:
             call = self.joiners.take()
             self.batch += 1
             self._context += call.prompt_tokens + 1

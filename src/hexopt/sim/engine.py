@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hexopt.core.cluster import Cluster
-from hexopt.core.plan import Decision, Plan
+from hexopt.core.plan import NO_PLAN, Decision, Plan
 from hexopt.core.protocols import ALL_TRIGGERS, Policy, Predictor
 from hexopt.core.streams import stream
 from hexopt.core.view import CallState, CallView, Trigger, View
@@ -42,6 +42,10 @@ _READY, _PREFILL_END, _TRANSFER_END, _BOUNDARY, _LANDING, _WAKE = range(6)
 _POOL, _QUEUED, _PREFILLING, _ADMISSION = CallState.POOL, CallState.QUEUED, CallState.PREFILLING, CallState.ADMISSION
 _TRANSFERRING, _TRANSFERRED = CallState.TRANSFERRING, CallState.TRANSFERRED
 _RUNNING, _COMPLETE = CallState.RUNNING, CallState.COMPLETE
+
+_CALL_READY, _TRANSFER_ENDED = Trigger.CALL_READY, Trigger.TRANSFER_END
+_CALL_COMPLETE, _PREFILL_IDLE = Trigger.CALL_COMPLETE, Trigger.PREFILL_IDLE
+_READY_ALONE = frozenset((_CALL_READY,))
 
 _PROGRESS_EVERY = 1024
 
@@ -78,6 +82,8 @@ class Simulation:
         Events later than this are not processed; ``None``: run until no event is left.
     latency
         The cluster's latency model, if one with warm tables is at hand.
+    estimates
+        What policies are told instead of ``latency``; the truth if absent. Its instances have the same capacities.
     """
 
     def __init__(
@@ -90,18 +96,20 @@ class Simulation:
         seed: int = 0,
         stop_us: int | None = None,
         latency: ClusterLatency | None = None,
+        estimates: ClusterLatency | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.trace = trace
         self.cluster = cluster
         self.policy = policy
         self.latency = latency if latency is not None else ClusterLatency(cluster)
+        estimates = estimates if estimates is not None else self.latency
         self.stop_us = stop_us
         self.table = CallTable(trace.call_count)
         self.decisions = DecisionTable()
         self.planning = PlanningTime()
         self.workflow_complete_us = [NONE] * len(trace.workflows)
-        self.prefill = [PrefillEngine(i, spec, self.latency) for i, spec in enumerate(cluster.prefill)]
+        self.prefill = [PrefillEngine(i, spec, self.latency, estimates) for i, spec in enumerate(cluster.prefill)]
         self.decode = [DecodeEngine(i, spec, self.latency) for i, spec in enumerate(cluster.decode)]
         self.network = Network(self.latency, [p.view for p in self.prefill], [d.view for d in self.decode])
         self.now_us = 0
@@ -118,9 +126,9 @@ class Simulation:
         self._fallback: Policy | None = getattr(policy, "fallback", None)
         # The predictor's stream does not depend on the policy, nor the policy's on its fallback's.
         predictor.reset(trace, stream(seed, "predictor"))
-        policy.reset(cluster, self.latency, stream(seed, "policy"))
+        policy.reset(estimates.cluster, estimates, stream(seed, "policy"))
         if self._fallback is not None:
-            self._fallback.reset(cluster, self.latency, stream(seed, "fallback"))
+            self._fallback.reset(estimates.cluster, estimates, stream(seed, "fallback"))
 
         self._heap: list[tuple[int, int, int, Any]] = []
         self._sequence = 0
@@ -133,6 +141,8 @@ class Simulation:
         self._triggers: set[Trigger] = set()
         self._in_flight: Plan | None = None
         self._landing: Plan | None = None
+        self._quiet_until_us = NONE
+        """When an empty plan in flight lands that has no event of its own: it needs one only if a trigger waits."""
         self._idled: list[PrefillEngine] = []
         self._touched_admission: set[int] = set()
         self._touched_prefill: set[int] = set()
@@ -283,14 +293,15 @@ class Simulation:
                 self._push(at, _BOUNDARY, d)
         else:
             self._touched_batch.add(d.index)
-        self._triggers.add(Trigger.TRANSFER_END)
+        self._triggers.add(_TRANSFER_ENDED)
 
     def _on_boundary(self, now: int, d: DecodeEngine) -> None:
         if d.next_us != now:
             return  # overtaken by an earlier boundary at which a call joined
         for call in d.reach_boundary(now):
             self._on_complete(now, call, d)
-        self._touched_admission.add(d.index)
+        if d.admission.items:
+            self._touched_admission.add(d.index)
         self._touched_batch.add(d.index)
 
     def _on_complete(self, now: int, call: LiveCall, d: DecodeEngine) -> None:
@@ -305,7 +316,7 @@ class Simulation:
             self._progress(self._complete, self.trace.call_count)
         workflow = call.workflow
         self._predictor.observe(workflow.index, call.index)
-        self._triggers.add(Trigger.CALL_COMPLETE)
+        self._triggers.add(_CALL_COMPLETE)
         workflow.remaining -= 1
         if workflow.remaining == 0:
             self.workflow_complete_us[workflow.index] = now
@@ -341,10 +352,13 @@ class Simulation:
 
     def _dispatch(self, now: int) -> None:
         newly = self._reveal(now) if self._newly_ready else ()
-        for p in self._idled:
-            if not len(p.queue):
-                self._triggers.add(Trigger.PREFILL_IDLE)
-        self._idled.clear()
+        if self._idled:
+            for p in self._idled:
+                if not p.queue.items:
+                    self._triggers.add(_PREFILL_IDLE)
+            self._idled.clear()
+        if self._quiet_until_us != NONE:
+            self._stay_quiet(now)
         if self._landing is not None:
             for decision in self._landing.decisions:
                 # It was checked when it was made; since then the call may have moved on.
@@ -359,13 +373,13 @@ class Simulation:
 
         if self._touched_admission:
             for i in sorted(self._touched_admission):
-                if len(self.decode[i].admission):
+                if self.decode[i].admission.items:
                     self._admit(now, self.decode[i])
             self._touched_admission.clear()
         if self._touched_prefill:
             for i in sorted(self._touched_prefill):
                 p = self.prefill[i]
-                if not p.batch and len(p.queue):
+                if not p.batch and p.queue.items:
                     self._start_batch(now, p)
             self._touched_prefill.clear()
         if self._touched_batch:
@@ -426,7 +440,7 @@ class Simulation:
             self.table.ready_us[call.row] = now
             views.append(seen)
         newly.clear()
-        self._triggers.add(Trigger.CALL_READY)
+        self._triggers.add(_CALL_READY)
         return views
 
     def _invoke(self, now: int) -> None:
@@ -444,8 +458,10 @@ class Simulation:
         planning = self.planning
         planning.plans += 1
         planning.total_ns += took
-        planning.longest_ns = max(planning.longest_ns, took)
-        check_plan(self.policy, now, plan)
+        if took > planning.longest_ns:
+            planning.longest_ns = took
+        if plan is not NO_PLAN:
+            check_plan(self.policy, now, plan)
         if plan.wake_us is not None:
             self._push(plan.wake_us, _WAKE, None)
         latency_us = self._plan_latency_us
@@ -458,10 +474,25 @@ class Simulation:
                 self._check(self.policy, now, decision)
             else:
                 self._apply(now, self._check(self.policy, now, decision), decision)
-        if latency_us:
+        if not latency_us:
+            return
+        if plan.decisions:
             # The policy may reuse its list; what was decided is fixed now.
             self._in_flight = Plan(tuple(plan.decisions), None)
             self._push(now + latency_us, _LANDING, self._in_flight)
+        else:
+            self._in_flight = NO_PLAN
+            self._quiet_until_us = now + latency_us
+
+    def _stay_quiet(self, now: int) -> None:
+        """See to an empty plan in flight: it has landed, or a trigger waits for its landing, or all stays quiet."""
+        if now >= self._quiet_until_us:
+            self._in_flight = None
+        elif self._triggers.isdisjoint(self._subscribed):
+            return
+        else:
+            self._push(self._quiet_until_us, _LANDING, NO_PLAN)
+        self._quiet_until_us = NONE
 
     def _fall_back(self, now: int, newly: Sequence[CallView]) -> None:
         unplaced = [c for c in newly if c.key in self._pool]
@@ -469,7 +500,7 @@ class Simulation:
             return
         view = self._view
         view.now_us = now
-        view.triggers = frozenset((Trigger.CALL_READY,))
+        view.triggers = _READY_ALONE
         view.pool = unplaced
         plan = self._fallback.plan(view)
         check_plan(self._fallback, now, plan)

@@ -75,7 +75,7 @@ class DecisionRules:
             ("prefill", decision.prefill, call.prefill_candidates),
             ("decode", decision.decode, call.decode_candidates),
         ):
-            if not hasattr(type(index), "__index__") or index not in candidates:
+            if not (type(index) is int or hasattr(type(index), "__index__")) or index not in candidates:
                 why = (
                     f"{role} instance {index!r} does not exist or its total KV capacity does not hold the call, "
                     f"legal are {list(candidates)}, choose one of the call's {role}_candidates"
@@ -88,7 +88,7 @@ class DecisionRules:
         if not finite:
             why = f"priority {decision.priority!r} is no finite number, use one"
             raise _error(policy, now_us, decision, call, why)
-        why = self.overtaken(call, decision)
+        why = "" if call.state <= CallState.QUEUED else self.overtaken(call, decision)
         if why:
             raise _error(policy, now_us, decision, call, why)
         return call

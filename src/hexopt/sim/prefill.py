@@ -11,9 +11,14 @@ from hexopt.sim.queues import LocalQueue
 
 
 class PrefillEngine:
-    """State of one prefill instance. ``batch`` is empty when idle."""
+    """State of one prefill instance. ``batch`` is empty when idle.
 
-    def __init__(self, index: int, instance: PrefillInstance, latency: ClusterLatency) -> None:
+    What lasts how long is ``latency``'s word; what its view foretells is ``estimates``'.
+    """
+
+    def __init__(
+        self, index: int, instance: PrefillInstance, latency: ClusterLatency, estimates: ClusterLatency
+    ) -> None:
         self.index = index
         self.queue = LocalQueue()
         self.batch: list[LiveCall] = []
@@ -25,6 +30,7 @@ class PrefillEngine:
         self.batches = 0
         self.max_batch_tokens = instance.max_batch_tokens
         self._latency = latency
+        self._estimates = estimates
         self._last_knot = instance.latency.g_knots[-1][0]
         self.extrapolated = False
         self.queue_view: dict[int, CallView] = {}
@@ -40,7 +46,7 @@ class PrefillEngine:
         free = self.capacity_blocks - self.used_blocks
         tokens = attention = 0
         batch = self.batch
-        while len(queue):
+        while queue.items:
             call = queue.first()
             n = call.prompt_tokens
             if call.prompt_blocks > free or (batch and tokens + n > self.max_batch_tokens):
@@ -65,19 +71,24 @@ class PrefillEngine:
         self.batches += 1
         self.busy_us += duration
         view = self.view
-        view.busy_until_us = now_us + duration
+        view.busy_until_us = now_us + (
+            duration if self._estimates is self._latency else self._estimate(tokens, attention)
+        )
         view.kv_used_blocks = self.used_blocks
         for call in batch:
             del self.queue_view[call.key]
-            view.queued_us -= self._latency.prefill_us(self.index, call.prompt_tokens)
+            view.queued_us -= self._estimates.prefill_us(self.index, call.prompt_tokens)
         return now_us + duration
+
+    def _estimate(self, tokens: int, attention: int) -> int:
+        return self._estimates.prefill_batch_us(self.index, tokens, attention)
 
     def enqueue(self, call: LiveCall) -> None:
         """Queue a call just placed here."""
         self.queue.add(call)
         view = self.view
         self.queue_view[call.key] = call.view
-        view.queued_us += self._latency.prefill_us(self.index, call.prompt_tokens)
+        view.queued_us += self._estimates.prefill_us(self.index, call.prompt_tokens)
         view.outstanding_tokens += call.prompt_tokens
 
     def withdraw(self, call: LiveCall) -> None:
@@ -85,7 +96,7 @@ class PrefillEngine:
         self.queue.remove(call)
         view = self.view
         del self.queue_view[call.key]
-        view.queued_us -= self._latency.prefill_us(self.index, call.prompt_tokens)
+        view.queued_us -= self._estimates.prefill_us(self.index, call.prompt_tokens)
         view.outstanding_tokens -= call.prompt_tokens
 
     def end_batch(self) -> list[LiveCall]:

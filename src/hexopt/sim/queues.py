@@ -13,26 +13,28 @@ _COMPACT = 256
 class LocalQueue:
     """A sorted list whose front is taken without moving the rest.
 
+    ``items`` is empty exactly when the queue is; else the entries from ``_head`` on are queued.
+
     Adding at the end and taking from the front, what first-come queues do, cost amortised constant time;
     elsewhere the list moves in one block copy.
     """
 
-    __slots__ = ("_head", "_items")
+    __slots__ = ("_head", "items")
 
     def __init__(self) -> None:
-        self._items: list[Entry] = []
+        self.items: list[Entry] = []
         self._head = 0
 
     def __len__(self) -> int:
-        return len(self._items) - self._head
+        return len(self.items) - self._head
 
     def __iter__(self) -> Iterator[Entry]:
-        items = self._items
+        items = self.items
         return (items[i] for i in range(self._head, len(items)))
 
     def add(self, call: LiveCall) -> None:
         """Queue a call under its present priority."""
-        items = self._items
+        items = self.items
         entry = call.make_entry()
         if not items or items[-1] < entry:
             items.append(entry)
@@ -44,7 +46,11 @@ class LocalQueue:
         entry = call.entry
         if entry is None:
             raise RuntimeError(f"call '{call.call_id}' is in no queue: an engine defect")
-        del self._items[bisect_left(self._items, entry, lo=self._head)]
+        items = self.items
+        del items[bisect_left(items, entry, lo=self._head)]
+        if self._head == len(items):
+            items.clear()
+            self._head = 0
         call.entry = None
 
     def reorder(self, call: LiveCall) -> None:
@@ -54,11 +60,11 @@ class LocalQueue:
 
     def first(self) -> LiveCall:
         """Return the call that goes first."""
-        return self._items[self._head][4]
+        return self.items[self._head][4]
 
     def take(self) -> LiveCall:
         """Remove and return the call that goes first."""
-        items = self._items
+        items = self.items
         head = self._head
         call = items[head][4]
         call.entry = None
@@ -84,7 +90,7 @@ class AdmissionQueue(LocalQueue):
 
     def add(self, call: LiveCall) -> None:
         """Queue a call under its present priority."""
-        if len(self) == 0 or call.kv_blocks < self._least:
+        if not self.items or call.kv_blocks < self._least:
             self._least = call.kv_blocks
         super().add(call)
 
@@ -94,11 +100,11 @@ class AdmissionQueue(LocalQueue):
         ``strict`` stops at the first that does not fit; otherwise the walk goes on past it (semantics, section 4).
         """
         admitted: list[LiveCall] = []
-        while len(self) and self.first().kv_blocks <= free_blocks:
+        while self.items and self.first().kv_blocks <= free_blocks:
             call = self.take()
             free_blocks -= call.kv_blocks
             admitted.append(call)
-        if strict or len(self) == 0 or free_blocks < self._least:
+        if strict or not self.items or free_blocks < self._least:
             return admitted
         kept: list[Entry] = []
         least = 0
@@ -113,7 +119,7 @@ class AdmissionQueue(LocalQueue):
                 kept.append(entry)
                 if least == 0 or need < least:
                     least = need
-        self._items = kept
+        self.items = kept
         self._head = 0
         self._least = least
         return admitted
