@@ -170,60 +170,49 @@ def summarise(runs: pd.DataFrame, baselines: tuple[str, ...] | None = None) -> p
     """
     cells = _Cells(runs)
     rows = []
+    intervals = _Intervals()
     for setting, policies in cells.settings.items():
         for m, metric in enumerate(cells.metrics):
             values = {policy: array[:, m] for policy, array in policies.items()}
             means = {policy: _mean(column) for policy, column in values.items()}
             for policy in policies:
-                named = dict(zip(SETTING, setting, strict=True)) | {"policy": policy, "metric": metric}
-                rows.append(named | _row(policy, metric, values, means, baselines or tuple(policies)))
-    empty = _row("", "", {"": np.empty(0)}, {}, ())
-    return pd.DataFrame(rows, columns=[*SETTING, "policy", "metric", *empty])
+                row = dict(zip(SETTING, setting, strict=True)) | {"policy": policy, "metric": metric}
+                _compare(row, values, means, baselines or tuple(policies), intervals)
+                rows.append(row)
+    intervals.fill()
+    columns = [*SETTING, "policy", "metric"]
+    return pd.DataFrame(rows, columns=list(rows[0]) if rows else columns)
 
 
-def _row(
-    policy: str,
-    metric: str,
+def _compare(
+    row: dict[str, Any],
     values: Mapping[str, np.ndarray[Any, Any]],
     means: Mapping[str, float],
     baselines: tuple[str, ...],
-) -> dict[str, Any]:
+    intervals: _Intervals,
+) -> None:
+    """Fill in the row of a policy and metric."""
+    policy = row["policy"]
     own = values[policy]
     there = ~np.isnan(own)
-    mean, low, high = mean_and_interval(own[there])
-    row: dict[str, Any] = {
-        "runs": int(there.sum()),
-        "mean": mean,
-        "ci_low": low,
-        "ci_high": high,
-        "best": "",
-        "best_mean": math.nan,
-        "pairs": 0,
-        "diff_mean": math.nan,
-        "diff_low": math.nan,
-        "diff_high": math.nan,
-        "diff_percent": math.nan,
-    }
+    row |= {"runs": int(there.sum()), "mean": math.nan, "ci_low": math.nan, "ci_high": math.nan}
+    row |= {"best": "", "best_mean": math.nan, "pairs": 0}
+    row |= {"diff_mean": math.nan, "diff_low": math.nan, "diff_high": math.nan, "diff_percent": math.nan}
+    intervals.add(own[there], row, ("mean", "ci_low", "ci_high"))
     others = {p: means[p] for p in baselines if p != policy and not math.isnan(means.get(p, math.nan))}
-    if metric in COMPARED and others:
-        best = min(others, key=lambda p: others[p])
-        both = there & ~np.isnan(values[best])
-        if both.any():
-            with np.errstate(invalid="ignore"):  # both unfinished: inf - inf, said as nan
-                pairs = own[both] - values[best][both]
-            diff, diff_low, diff_high = mean_and_interval(pairs)
-            best_mean = float(values[best][both].mean())
-            percent = 100 * diff / best_mean if best_mean and math.isfinite(best_mean) else math.nan
-            row |= {
-                "best": best,
-                "best_mean": _short(others[best]),
-                "pairs": int(both.sum()),
-                "diff_mean": diff,
-                "diff_low": diff_low,
-                "diff_high": diff_high,
-                "diff_percent": _short(percent),
-            }
-    return row
+    if row["metric"] not in COMPARED or not others:
+        return
+    best = min(others, key=lambda p: others[p])
+    both = there & ~np.isnan(values[best])
+    if not both.any():
+        return
+    with np.errstate(invalid="ignore"):  # both unfinished: inf - inf, said as nan
+        pairs = own[both] - values[best][both]
+    row |= {"best": best, "best_mean": _short(others[best]), "pairs": int(both.sum())}
+    diff = intervals.add(pairs, row, ("diff_mean", "diff_low", "diff_high"))
+    best_mean = float(values[best][both].mean())
+    if best_mean and math.isfinite(best_mean):
+        row["diff_percent"] = _short(100 * _short(diff) / best_mean)
 
 
 def _mean(column: np.ndarray[Any, Any]) -> float:
@@ -306,8 +295,8 @@ def _reductions(pairs: list[_Pair]) -> dict[str, Any]:
             }
         for name, values in drawn.items():
             if np.isfinite(values).all():
-                low, high = _interval(values, counts)
-                row |= {f"{name}_low": _short(low), f"{name}_high": _short(high)}
+                low, high = _interval(values[:, None], counts)
+                row |= {f"{name}_low": _short(float(low[0])), f"{name}_high": _short(float(high[0]))}
     return row
 
 
@@ -317,43 +306,77 @@ def mean_and_interval(sample: np.ndarray[Any, np.dtype[np.floating[Any]]]) -> tu
     >>> mean_and_interval(np.array([1.0, 2.0, 3.0]))
     (2.0, 1.0, 3.0)
     """
-    n = len(sample)
-    if n == 0:
-        return math.nan, math.nan, math.nan
-    mean = float(sample.mean())
-    if n < 2 or not math.isfinite(mean):
-        return _short(mean), math.nan, math.nan
-    weights, counts = _resamples(n)
-    low, high = _interval(weights @ sample, counts)
-    return _short(mean), _short(low), _short(high)
+    row = {"mean": math.nan, "low": math.nan, "high": math.nan}
+    intervals = _Intervals()
+    intervals.add(np.asarray(sample, float), row, ("mean", "low", "high"))
+    intervals.fill()
+    return row["mean"], row["low"], row["high"]
+
+
+class _Intervals:
+    """Samples whose means and intervals are wanted in rows; made together, since that is faster in a large grid."""
+
+    _AT_ONCE = 64
+
+    def __init__(self) -> None:
+        self._wanted: dict[int, list[tuple[np.ndarray[Any, Any], dict[str, Any], str, str]]] = {}
+
+    def add(self, sample: np.ndarray[Any, Any], row: dict[str, Any], names: tuple[str, str, str]) -> float:
+        """Put the mean into the row, and later the interval unless there is none; return the mean."""
+        if not len(sample):
+            return math.nan
+        mean = float(sample.mean())
+        row[names[0]] = _short(mean)
+        if len(sample) > 1 and math.isfinite(mean):
+            self._wanted.setdefault(len(sample), []).append((sample, row, names[1], names[2]))
+        return mean
+
+    def fill(self) -> None:
+        """Put the intervals into their rows."""
+        for n, wanted in self._wanted.items():
+            weights, counts = _resamples(n)
+            for start in range(0, len(wanted), self._AT_ONCE):
+                part = wanted[start : start + self._AT_ONCE]
+                lows, highs = _interval(weights @ np.array([sample for sample, *_ in part]).T, counts)
+                for (_, row, low, high), a, b in zip(part, lows, highs, strict=True):
+                    row[low], row[high] = _short(float(a)), _short(float(b))
+        self._wanted.clear()
+
+
+_FEW = 7
+"""Up to so many values have few distinct resamples: 1716."""
 
 
 @lru_cache(maxsize=64)
 def _resamples(n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the distinct resamples of n values, as weights that add up to 1, and how often each was drawn.
-
-    A few seeds have few distinct resamples, which makes the tables of large grids quick.
-    """
+    """Return resamples of n values, as weights that add up to 1, and how often each was drawn."""
     picks = np.random.default_rng(BOOTSTRAP_SEED).integers(0, n, size=(RESAMPLES, n))
-    often = (picks[:, :, None] == np.arange(n)).sum(axis=1) if n <= 50 else _often(picks, n)
+    often = np.zeros((RESAMPLES, n), np.int64)
+    np.add.at(often, (np.arange(RESAMPLES)[:, None], picks), 1)
+    if n > _FEW:
+        return often / n, np.ones(RESAMPLES, np.int64)
     distinct, counts = np.unique(often, axis=0, return_counts=True)
     return distinct / n, counts
 
 
-def _often(picks: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
-    return np.array([np.bincount(row, minlength=n) for row in picks])
-
-
-def _interval(values: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Return the 2.5% and 97.5% quantiles of values that occur so often, interpolated as numpy does."""
-    order = np.argsort(values, kind="stable")
-    upto = np.cumsum(counts[order])
+def _interval(values: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """Return the 2.5% and the 97.5% quantile of each column, row i counting ``counts[i]`` times, as numpy does it."""
+    total = int(counts.sum())
+    if len(counts) == total:
+        return list(np.quantile(values, (0.025, 0.975), axis=0))
+    order = np.argsort(values, axis=0, kind="stable")
+    upto = np.cumsum(counts[order], axis=0)
+    ascending = np.take_along_axis(values, order, axis=0)
     found = []
     for share in (0.025, 0.975):
-        at = share * (upto[-1] - 1)
-        below, above = (values[order[np.searchsorted(upto, k, side="right")]] for k in (int(at), math.ceil(at)))
-        found.append(float(below + (above - below) * (at - int(at))))
-    return found[0], found[1]
+        at = share * (total - 1)
+        # The k-th of all values, from 0, is the first row with more than k values up to it.
+        below, above = (
+            np.take_along_axis(ascending, (upto > k).argmax(axis=0)[None, :], axis=0)[0]
+            for k in (int(at), math.ceil(at))
+        )
+        found.append(below + (above - below) * (at - int(at)))
+    return found
 
 
 def _short(value: float) -> float:

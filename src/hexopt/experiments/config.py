@@ -68,7 +68,7 @@ def _numbers(value: Any) -> Any:
 
 
 Load = Annotated[float, Field(gt=0, le=100), BeforeValidator(_finite)]
-EstimateError = Annotated[float, Field(ge=0, le=100), BeforeValidator(_finite)]
+EstimateError = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_finite)]
 Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_names)]
 

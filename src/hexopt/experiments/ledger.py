@@ -1,8 +1,9 @@
 """The ledger of a study: an append-only file that says what the study is and which runs are finished, with results.
 
-``ledger.jsonl`` starts with a line about the study. Each finished run adds one line, flushed to the disk before the
-run counts as finished. What a killed process left of a last line is cut off at the next start. The file is locked
-while a process works on the study; the system gives the lock back when that process ends, however it ends.
+``ledger.jsonl`` starts with a line about the study. Each finished run adds one line: no killed process takes it back,
+and a power cut at most those of the last moment, see :data:`FLUSH_S`. What a killed process left of a last line is cut
+off at the next start. The file is locked while a process works on the study; the system gives the lock back when that
+process ends, however it ends.
 
 docs/adr/0005-ledger.md has the reasons.
 """
@@ -13,6 +14,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -24,6 +26,9 @@ from hexopt.errors import ConfigError, OutputError
 
 NAME = "ledger.jsonl"
 FORMAT = 1
+FLUSH_S = 0.2
+"""Runs that end within so much time share a flush to the disk, which takes as long as some runs."""
+
 _TOLD = 6
 """So many changed keys are named; a message is one line."""
 
@@ -64,6 +69,7 @@ class Ledger:
         self.path = folder / NAME
         self.runs: dict[str, Entry] = {}
         self.other_code = 0
+        self._flushed = -FLUSH_S
         self._file = self._open()
         try:
             _lock(self._file, self.path)
@@ -73,7 +79,7 @@ class Ledger:
             raise
 
     def append(self, key: str, entry: Entry) -> None:
-        """Commit a finished run: when this returns, it is on the disk.
+        """Commit a finished run: when this returns, no killed process takes it back.
 
         It counts as made by the code that the last line about the study names.
         """
@@ -89,7 +95,9 @@ class Ledger:
         self.runs[key] = entry
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Flush to the disk and give the lock back."""
+        with suppress(OSError, ValueError):  # ValueError: closed, after a write that failed
+            os.fsync(self._file.fileno())
         self._file.close()
 
     def _open(self) -> IO[bytes]:
@@ -154,7 +162,9 @@ class Ledger:
         try:
             self._file.write(line)
             self._file.flush()
-            os.fsync(self._file.fileno())
+            if time.monotonic() - self._flushed >= FLUSH_S:
+                os.fsync(self._file.fileno())
+                self._flushed = time.monotonic()
         except OSError as error:
             self._undo(end)
             raise OutputError(
