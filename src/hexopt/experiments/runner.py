@@ -23,6 +23,7 @@ from hexopt.experiments.aggregate import check_writers, write_tables
 from hexopt.experiments.config import ExperimentConfig
 from hexopt.experiments.grid import Grid, RunSpec, make_grid
 from hexopt.experiments.ledger import Entry, Ledger
+from hexopt.experiments.on_dask import on_dask
 from hexopt.experiments.pools import in_process, in_processes
 from hexopt.experiments.work import Ending
 
@@ -62,6 +63,7 @@ def run_experiment(
     jobs: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     *,
+    dask: str | None = None,
     fresh: bool = False,
 ) -> ExperimentOutcome:
     """Carry out all runs of an experiment that have no result yet, then write the tables over all of them.
@@ -74,6 +76,9 @@ def run_experiment(
         Worker processes; the number of usable CPU cores if absent. 1 runs everything in this process.
     on_progress
         Called in this process at the start and after every run.
+    dask
+        Address of a Dask scheduler whose workers carry out the runs, such as ``tcp://10.0.0.1:8786``. Results come
+        back to this process, which writes them; no shared disk is needed.
     fresh
         Remove the folder's results of an earlier study first.
 
@@ -89,6 +94,10 @@ def run_experiment(
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs: {jobs} is too small, at least one worker is needed, correct it")
+    if dask is not None and jobs is not None:
+        raise ConfigError(
+            f"jobs: {jobs} found beside dask {dask!r}, a cluster has the workers that it has, drop one of them"
+        )
     check_writers(config)
     folder = Path(out or config.output.folder or Path("results") / config.name)
     _check_writable(folder)
@@ -96,7 +105,7 @@ def run_experiment(
     if fresh:
         ledgers.clear(folder)
     with closing(Ledger(folder, grid.inputs.code, grid.facts)) as ledger:
-        return _Study(grid, folder, ledger).carry_out(jobs, on_progress or (lambda progress: None))
+        return _Study(grid, folder, ledger).carry_out(jobs, dask, on_progress or (lambda progress: None))
 
 
 class _Study:
@@ -112,7 +121,7 @@ class _Study:
         self.failures: dict[str, str] = {}
         self.statuses: set[int] = set()
 
-    def carry_out(self, jobs: int | None, report: Callable[[Progress], None]) -> ExperimentOutcome:
+    def carry_out(self, jobs: int | None, dask: str | None, report: Callable[[Progress], None]) -> ExperimentOutcome:
         _check_writable(self.runs)
         _check_writable(self.failed)
         _sweep(self.runs)
@@ -120,7 +129,7 @@ class _Study:
         reused = done = len(self.specs) - len(pending)
         report(Progress(done, len(self.specs), reused, 0))
         try:
-            for ending in self._endings(pending, jobs):
+            for ending in self._endings(pending, jobs, dask):
                 if ending.fatal:
                     raise OutputError(ending.error)
                 with _sigint_waits():
@@ -141,12 +150,14 @@ class _Study:
         status = min(self.statuses, default=0)
         return ExperimentOutcome(self.folder, self.grid, reused, told, status, self.ledger.other_code)
 
-    def _endings(self, pending: list[RunSpec], jobs: int | None) -> Iterator[Ending]:
+    def _endings(self, pending: list[RunSpec], jobs: int | None, dask: str | None) -> Iterator[Ending]:
         import joblib
 
         def on_start(spec: RunSpec) -> None:
             pass
 
+        if dask is not None and pending:
+            return on_dask(self.grid.inputs, pending, dask, on_start)
         jobs = min(jobs or joblib.cpu_count(), len(pending))
         if jobs > 1:
             return in_processes(self.grid.inputs, pending, jobs, on_start)
