@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Generator
@@ -21,12 +22,8 @@ from tests.experiments.test_runner import deterministic_files, read_csv
 
 distributed = pytest.importorskip("distributed", reason="the optional extra dask is not installed")
 
-# What distributed and what it uses leave behind at their own ends is not ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+# Several tests start processes that import all of distributed.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 SUICIDAL = """
 import os, signal
@@ -54,26 +51,69 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
         yield folder
 
 
+class Cluster:
+    """A scheduler and workers, each a process of its own, as a person would start them."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self._folder = folder
+        self.processes: list[subprocess.Popen[bytes]] = []
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self._start("dask_scheduler", "--host", self.address, "--no-dashboard")
+        for _ in range(workers):
+            # In a folder of its own, where a relative path leads nowhere.
+            self._start(
+                "dask_worker", self.address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)
+            )
+        with self.client() as client:
+            client.wait_for_workers(workers, timeout=120)
+
+    def _start(self, module: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", f"distributed.cli.{module}", *arguments]
+        log = (self._folder / f"{module}-{len(self.processes)}.log").open("wb")
+        self.processes.append(subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log))
+
+    def client(self) -> Any:
+        return distributed.Client(self.address, set_as_default=False, timeout=60)
+
+    def worker_pids(self) -> list[int]:
+        with self.client() as client:
+            client.wait_for_workers(len(self.processes) - 1, timeout=120)
+            return sorted(client.run(os.getpid).values())
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
 @pytest.fixture(scope="module")
-def cluster(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
-    """Two worker processes that start in a folder of their own: a relative path leads nowhere there."""
-    with distributed.LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address=":0",
-        worker_dashboard_address=None,
-        local_directory=str(tmp_path_factory.mktemp("workers")),
-        silence_logs=50,
-    ) as there:
-        yield there
+def cluster(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
+    there = Cluster(tmp_path_factory.mktemp("workers"), workers=2)
+    yield there
+    there.stop()
 
 
-def test_two_worker_processes_give_the_same_bytes_as_two_jobs(cluster: Any, experiment: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def doomed(tmp_path: Path) -> Generator[Cluster]:
+    there = Cluster(tmp_path, workers=1)
+    yield there
+    there.stop()
+
+
+def test_two_worker_processes_give_the_same_bytes_as_two_jobs(
+    cluster: Cluster, experiment: Path, tmp_path: Path
+) -> None:
     config = load_config(experiment)
     seen: list[Progress] = []
     run_experiment(config, tmp_path / "jobs", jobs=2)
-    outcome = run_experiment(config, tmp_path / "dask", dask=cluster.scheduler_address, on_progress=seen.append)
+    outcome = run_experiment(config, tmp_path / "dask", dask=cluster.address, on_progress=seen.append)
     assert not outcome.failures
     assert [p.done for p in seen] == [0, 1, 2, 3, 4]
     assert deterministic_files(tmp_path / "dask") == deterministic_files(tmp_path / "jobs")
@@ -81,67 +121,58 @@ def test_two_worker_processes_give_the_same_bytes_as_two_jobs(cluster: Any, expe
     assert again.reused == 4, "nothing left to do, no cluster needed"
 
 
-def test_inputs_travel(cluster: Any, experiment: Path, tmp_path: Path) -> None:
+def test_inputs_travel(cluster: Cluster, experiment: Path, tmp_path: Path) -> None:
     """Workers see neither the trace nor the result folder: both are gone or moved while they work."""
     config = load_config(experiment)
 
     def on_progress(progress: Progress) -> None:
         experiment.with_name("small.jsonl").unlink(missing_ok=True)
 
-    outcome = run_experiment(config, tmp_path / "out", dask=cluster.scheduler_address, on_progress=on_progress)
+    outcome = run_experiment(config, tmp_path / "out", dask=cluster.address, on_progress=on_progress)
     assert not outcome.failures
 
 
-def test_a_failed_run_does_not_stop_the_rest(cluster: Any, experiment: Path, tmp_path: Path) -> None:
+def test_a_failed_run_does_not_stop_the_rest(cluster: Cluster, experiment: Path, tmp_path: Path) -> None:
     experiment.write_text(EXPERIMENT + '\n[[policies]]\nname = "replay"\noptions = {decisions = "d.csv"}\n')
     header = "at_us,workflow_id,call_id,prefill_instance,decode_instance,priority\n"
     experiment.with_name("d.csv").write_text(header + "0,w0,c0,nowhere,nowhere,0\n")
-    outcome = run_experiment(load_config(experiment), tmp_path / "out", dask=cluster.scheduler_address)
+    outcome = run_experiment(load_config(experiment), tmp_path / "out", dask=cluster.address)
     assert [spec.policy for spec, _ in outcome.failures] == ["replay", "replay"]
     assert [row["status"] for row in read_csv(tmp_path / "out" / "runs.csv")] == ["ok"] * 4 + ["failed"] * 2
 
 
-def test_a_killed_worker_does_not_end_the_study(cluster: Any, experiment: Path, tmp_path: Path) -> None:
-    with distributed.Client(cluster, set_as_default=False) as client:
-        client.wait_for_workers(2, timeout=60)
-        first = sorted(client.run(os.getpid).values())[0]
+def test_a_killed_worker_does_not_end_the_study(cluster: Cluster, experiment: Path, tmp_path: Path) -> None:
+    first = cluster.worker_pids()[0]
     experiment.write_text(EXPERIMENT.replace("seeds = 2", "seeds = 10"))
 
     def on_progress(progress: Progress) -> None:
         if progress.done == 3:
             os.kill(first, signal.SIGKILL)
 
-    outcome = run_experiment(
-        load_config(experiment), tmp_path / "out", dask=cluster.scheduler_address, on_progress=on_progress
-    )
+    outcome = run_experiment(load_config(experiment), tmp_path / "out", dask=cluster.address, on_progress=on_progress)
     assert not outcome.failures
     run_experiment(load_config(experiment), tmp_path / "one", jobs=1)
     assert deterministic_files(tmp_path / "out") == deterministic_files(tmp_path / "one")
 
 
-def test_a_run_that_kills_every_worker_is_a_failure(cluster: Any, experiment: Path, tmp_path: Path) -> None:
-    with distributed.Client(cluster, set_as_default=False) as client:
-        client.wait_for_workers(2, timeout=60)
+def test_a_run_that_kills_every_worker_is_a_failure(cluster: Cluster, experiment: Path, tmp_path: Path) -> None:
+    cluster.worker_pids()
     text = EXPERIMENT.replace("seeds = 2", "seeds = 1") + '\n[[policies]]\nname = "suicidal"\n'
     experiment.write_text(text)
-    outcome = run_experiment(load_config(experiment), tmp_path / "out", dask=cluster.scheduler_address)
+    outcome = run_experiment(load_config(experiment), tmp_path / "out", dask=cluster.address)
     assert [spec.policy for spec, _ in outcome.failures] == ["suicidal"]
     assert "a worker process was killed 4 times" in outcome.failures[0][1]
 
 
 def test_other_code_on_a_worker_is_refused(
-    cluster: Any, experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_dask, "package_code", OtherCode())
+    monkeypatch.setattr(on_dask, "package_code", lambda: f"code of process {os.getpid()}")
     with pytest.raises(ConfigError, match="has other code of hexopt"):
-        run_experiment(load_config(experiment), tmp_path / "out", dask=cluster.scheduler_address)
-
-
-class OtherCode:
-    """Differs from one call to the next, as the code of two machines may."""
-
-    def __call__(self) -> str:
-        return f"{os.getpid()}"
+        run_experiment(load_config(experiment), tmp_path / "out", dask=cluster.address)
+    monkeypatch.setattr(on_dask, "package_code", lambda: os.no_such_name)
+    with pytest.raises(ConfigError, match=r"cannot use hexopt \(AttributeError"):
+        run_experiment(load_config(experiment), tmp_path / "out", dask=cluster.address)
 
 
 def test_no_scheduler(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,32 +188,32 @@ def test_no_scheduler(experiment: Path, tmp_path: Path, monkeypatch: pytest.Monk
         assert time.monotonic() - started < 30
 
 
-def test_a_lost_scheduler_ends_the_study_and_keeps_what_is_finished(experiment: Path, tmp_path: Path) -> None:
+def test_a_lost_scheduler_ends_the_study_and_keeps_what_is_finished(
+    doomed: Cluster, experiment: Path, tmp_path: Path
+) -> None:
     experiment.write_text(EXPERIMENT.replace("seeds = 2", "seeds = 50"))
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0", silence_logs=50
-    ) as short:
 
-        def on_progress(progress: Progress) -> None:
-            if progress.done == 3:
-                short.close()
+    def on_progress(progress: Progress) -> None:
+        if progress.done == 3:
+            doomed.processes[0].kill()
 
-        with pytest.raises(OutputError, match="the scheduler is gone, finished runs are kept"):
-            run_experiment(
-                load_config(experiment), tmp_path / "out", dask=short.scheduler_address, on_progress=on_progress
-            )
+    with pytest.raises(OutputError, match="the scheduler is gone, finished runs are kept"):
+        run_experiment(load_config(experiment), tmp_path / "out", dask=doomed.address, on_progress=on_progress)
     seen: list[Progress] = []
     run_experiment(load_config(experiment), tmp_path / "out", jobs=1, on_progress=seen.append)
     assert seen[0].reused >= 3
 
 
-def test_no_worker_at_all(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_left(doomed: Cluster, experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_dask, "LONELY_S", 0.5)
-    with (
-        distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as empty,
-        pytest.raises(OutputError, match="it has had no worker for"),
-    ):
-        run_experiment(load_config(experiment), tmp_path / "out", dask=empty.scheduler_address)
+    experiment.write_text(EXPERIMENT.replace("seeds = 2", "seeds = 50"))
+
+    def on_progress(progress: Progress) -> None:
+        if progress.done == 3:
+            doomed.processes[1].terminate()  # the keeper of the worker, so that none comes back
+
+    with pytest.raises(OutputError, match="it has had no worker for"):
+        run_experiment(load_config(experiment), tmp_path / "out", dask=doomed.address, on_progress=on_progress)
 
 
 def test_a_cluster_has_the_workers_it_has(experiment: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hexopt.core.workflow import Call, Trace, Workflow
 from hexopt.errors import HexoptError, TraceError
 from hexopt.experiments import grid as grid_module
 from hexopt.experiments import load_config, make_grid, run_experiment
+from hexopt.experiments.pools import in_groups
 from hexopt.experiments.work import carry_out
 from tests.experiments.small import write_small_trace
 
@@ -137,7 +138,7 @@ def test_a_seed_gives_every_policy_the_same_trace_and_arrivals(
     assert not outcome.failures
     seen: dict[tuple[Any, ...], set[tuple[str, str]]] = {}
     arrivals: dict[tuple[Any, ...], str] = {}
-    for run, call in zip(sorted(outcome.grid.runs, key=lambda r: r.group), simulated, strict=True):
+    for run, call in zip(in_groups(outcome.grid.runs), simulated, strict=True):
         assert (run.seed, run.policy_name) == (call["seed"], call["policy"])
     for run in outcome.grid.runs:
         table = (tmp_path / "out" / "runs" / run.key / "workflows.csv").read_text().splitlines()[1:]

@@ -15,6 +15,7 @@ from hexopt.errors import ConfigError, OutputError
 from hexopt.experiments import ExperimentOutcome, Progress, load_config, run_experiment
 from hexopt.experiments import grid as grid_module
 from hexopt.experiments.ledger import NAME, Entry, Ledger
+from hexopt.experiments.pools import in_groups
 from tests.experiments.small import EXPERIMENT
 from tests.experiments.test_runner import deterministic_files
 
@@ -41,7 +42,7 @@ def test_each_finished_run_has_one_line(experiment: Path) -> None:
     assert first["kind"] == "study"
     assert first["hexopt"] == hexopt.__version__
     assert first["facts"]["seeds"] == [0, 1]
-    assert [run["key"] for run in runs] == [spec.key for spec in grid.runs]
+    assert [run["key"] for run in runs] == [spec.key for spec in in_groups(grid.runs)]
     for line in runs:
         folder = experiment.with_name("out") / "runs" / line["key"]
         assert line["summary"] == json.loads((folder / "summary.json").read_text())

@@ -31,8 +31,11 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress(what: str, unit: str) -> Generator[Callable[[int, int, str], None]]:
-    """Yield a function (done, total, remark) that shows progress: a bar on a terminal, else a line now and then."""
+def progress(what: str, unit: str, *, remaining: bool = True) -> Generator[Callable[[int, int, str], None]]:
+    """Yield a function (done, total, remark) that shows progress: a bar on a terminal, else a line now and then.
+
+    ``remaining``: whether the bar says how long it will take, by the share done.
+    """
     console = Console(stderr=True)
     if console.is_terminal:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -42,7 +45,7 @@ def progress(what: str, unit: str) -> Generator[Callable[[int, int, str], None]]
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn(unit),
-            TimeRemainingColumn(),
+            *([TimeRemainingColumn()] if remaining else []),
             TextColumn("{task.fields[remark]}", markup=False),
         )
         with Progress(*columns, console=console, transient=True) as bar:

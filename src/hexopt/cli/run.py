@@ -14,11 +14,12 @@ def run_and_report(
     from hexopt.experiments import Progress, load_config, run_experiment
 
     config = load_config(experiment)
-    with progress(config.name, "runs") as show:
+    with progress(config.name, "runs", remaining=False) as show:
 
         def on_progress(state: Progress) -> None:
-            remark = f"{state.failed} failed, " if state.failed else ""
-            show(state.done, state.total, remark + (state.title or f"{state.reused} reused"))
+            remarks = [f"{state.failed} failed"] if state.failed else []
+            remarks += [left(state.left_s, state.unmeasured)] if state.left_s is not None else []
+            show(state.done, state.total, ", ".join([*remarks, state.title or f"{state.reused} reused"]))
 
         outcome = run_experiment(config, out, jobs, on_progress, dask=dask, fresh=fresh)
 
@@ -35,6 +36,22 @@ def run_and_report(
     if outcome.failures:
         note(f"error: {len(outcome.failures)} of {total} runs failed, the rest are kept; see {outcome.folder}/runs.csv")
     return outcome.exit_status
+
+
+def left(seconds: float, unmeasured: int) -> str:
+    """Say how long it will take.
+
+    >>> left(200.0, 0), left(30000.0, 2)
+    ('about 3 min left', 'perhaps 8 h left (2 kinds of run not yet measured)')
+    """
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        if seconds >= 2 * size or unit == "s":
+            amount = f"{seconds / size:.0f} {unit} left"
+            break
+    if unmeasured:
+        kinds = "kind" if unmeasured == 1 else "kinds"
+        return f"perhaps {amount} ({unmeasured} {kinds} of run not yet measured)"
+    return f"about {amount}"
 
 
 def report(folder: Path, formats: list[str]) -> None:

@@ -6,10 +6,10 @@ have the same hexopt, which is checked; what a policy's options name as files mu
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import queue
 import time
+import uuid
 import warnings
 import zlib
 from collections import deque
@@ -19,7 +19,8 @@ from typing import Any
 
 from hexopt.errors import ConfigError, OutputError
 from hexopt.experiments.grid import Inputs, RunSpec, package_code
-from hexopt.experiments.pools import OnStart, in_groups, killed
+from hexopt.experiments.pools import in_groups, killed
+from hexopt.experiments.remaining import Remaining
 from hexopt.experiments.work import Ending, carry_out
 
 CONNECT_S = 10.0
@@ -33,7 +34,7 @@ _ARRIVES_S = 60.0
 _REMEDY = "finished runs are kept, start the cluster again and the same command goes on"
 
 
-def on_dask(inputs: Inputs, pending: Sequence[RunSpec], address: str, on_start: OnStart) -> Iterator[Ending]:
+def on_dask(inputs: Inputs, pending: Sequence[RunSpec], address: str, watch: Remaining) -> Iterator[Ending]:
     """Carry out runs on the workers of the scheduler at an address such as ``tcp://10.0.0.1:8786``.
 
     Raises
@@ -48,7 +49,7 @@ def on_dask(inputs: Inputs, pending: Sequence[RunSpec], address: str, on_start: 
         with warnings.catch_warnings():
             # That the inputs are large is no mistake: as part of a task they survive the loss of every worker.
             warnings.filterwarnings("ignore", message="Sending large graph")
-            yield from _Study(client, address, inputs, in_groups(pending), on_start).endings()
+            yield from _Study(client, address, inputs, in_groups(pending), watch).endings()
     finally:
         client.close(timeout=2)
 
@@ -79,14 +80,14 @@ def connect(address: str) -> Any:
 
 
 def _check_workers(client: Any, address: str) -> None:
-    try:
-        codes = client.run(package_code)
-    except Exception as error:
-        raise ConfigError(
-            f"dask {address!r}: a worker cannot use hexopt ({type(error).__name__}: {' '.join(str(error).split())}), "
-            "every worker needs the hexopt that this process has, install it there"
-        ) from None
-    for worker, code in codes.items():
+    for worker, code in client.run(package_code, on_error="return").items():
+        if isinstance(code, OSError):  # it has just gone; the scheduler will know soon
+            continue
+        if isinstance(code, BaseException):
+            raise ConfigError(
+                f"dask {address!r}: worker {worker} cannot use hexopt ({type(code).__name__}: "
+                f"{' '.join(str(code).split())}), every worker needs the hexopt that this process has, install it there"
+            )
         if code != package_code():
             raise _other_code(address, worker, code)
 
@@ -99,27 +100,32 @@ def _other_code(address: str, worker: str, code: str) -> ConfigError:
 
 
 class _Study:
-    """Hands out runs as workers can take them, and hears how they end."""
+    """Hands out runs as workers can take them, and hears how they end.
 
-    def __init__(
-        self, client: Any, address: str, inputs: Inputs, waiting: Sequence[RunSpec], on_start: OnStart
-    ) -> None:
+    When a worker dies, the scheduler blames all runs that it had, and gives a run up that it has blamed several times.
+    Such a run is only suspected here: it is done again when nothing else is at work, and then fails or not by itself.
+    """
+
+    def __init__(self, client: Any, address: str, inputs: Inputs, waiting: Sequence[RunSpec], watch: Remaining) -> None:
         self._client = client
         self._address = address
         self._waiting = deque(waiting)
-        self._on_start = on_start
+        self._suspects: deque[RunSpec] = deque()
+        self._alone = False
+        self._watch = watch
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._busy: dict[Any, RunSpec] = {}
         self._room = 0
         self._looked = self._last_seen = time.monotonic()
         blob = zlib.compress(pickle.dumps(inputs))
         # A task and no scattered data: the scheduler keeps what it is made of, and makes it again on any worker.
-        name = f"hexopt-inputs-{hashlib.sha256(blob).hexdigest()}"
-        self._inputs = client.submit(_unpack, blob, key=name, pure=True)
+        # Names of its own: the scheduler may still be forgetting those of an earlier call.
+        self._session = uuid.uuid4().hex
+        self._inputs = client.submit(_unpack, blob, key=f"hexopt-{self._session}-inputs", pure=False)
 
     def endings(self) -> Iterator[Ending]:
         self._look()
-        while self._busy or self._waiting:
+        while self._busy or self._waiting or self._suspects:
             try:
                 future = self._ended.get(timeout=_LOOK_EVERY_S)
             except queue.Empty:
@@ -132,7 +138,8 @@ class _Study:
                 self._hand_out()
             else:
                 self._look()
-            yield ending
+            if ending is not None:
+                yield ending
 
     def _look(self) -> None:
         """See which workers there are, and hand out what they can take."""
@@ -147,27 +154,39 @@ class _Study:
             self._last_seen = self._looked
         elif self._looked - self._last_seen > LONELY_S:
             raise OutputError(f"dask {self._address!r}: it has had no worker for {LONELY_S:g} s, {_REMEDY}")
-        # One run per thread, and one more per worker so that it need not wait for the next. With more, a death
-        # would count against runs that had not begun.
+        # One run per thread, and one more per worker so that it need not wait for the next.
         self._room = sum(workers.values()) + len(workers)
+        self._watch.workers = max(1, sum(workers.values()))
         self._hand_out()
 
     def _hand_out(self) -> None:
+        if self._alone and self._busy:
+            return
+        self._alone = False
         for _ in range(min(self._room - len(self._busy), len(self._waiting))):
-            spec = self._waiting.popleft()
-            future = self._client.submit(_carry_out_there, self._inputs, spec, key=f"hexopt-{spec.key}", pure=False)
-            self._busy[future] = spec
-            future.add_done_callback(self._ended.put)
-            self._on_start(spec)
+            self._submit(self._waiting.popleft(), "")
+        if self._suspects and not self._busy and self._room:
+            self._alone = True
+            self._submit(self._suspects.popleft(), "-alone")
+
+    def _submit(self, spec: RunSpec, suffix: str) -> None:
+        key = f"hexopt-{self._session}-{spec.key}{suffix}"
+        future = self._client.submit(_carry_out_there, self._inputs, spec, key=key, pure=False)
+        self._busy[future] = spec
+        future.add_done_callback(self._ended.put)
+        self._watch.started(spec)
 
     def _gone(self) -> OutputError:
         return OutputError(f"dask {self._address!r}: the scheduler is gone, {_REMEDY}")
 
-    def _ending(self, future: Any, spec: RunSpec) -> Ending:
+    def _ending(self, future: Any, spec: RunSpec) -> Ending | None:
         distributed: Any = import_module("distributed")
         try:
             ending, worker, code = future.result(timeout=_ARRIVES_S)
         except distributed.KilledWorker as error:
+            if not self._alone:
+                self._suspects.append(spec)
+                return None
             deaths = int(getattr(error, "allowed_failures", 3)) + 1
             return killed(spec, deaths, "give the workers more memory and run again")
         except Exception as error:

@@ -11,35 +11,34 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
 from hexopt.experiments.grid import Inputs, RunSpec
+from hexopt.experiments.remaining import Remaining
 from hexopt.experiments.work import Ending, carry_out
 
 MAX_DEATHS = 3
 """A run is recorded as failed when so many workers were killed while they had it."""
 
-OnStart = Callable[[RunSpec], None]
-"""Told in the parent which run a worker is given."""
 
-
-def in_process(inputs: Inputs, pending: Sequence[RunSpec], on_start: OnStart) -> Iterator[Ending]:
+def in_process(inputs: Inputs, pending: Sequence[RunSpec], watch: Remaining) -> Iterator[Ending]:
     """Carry out runs one after the other in this process."""
     for spec in in_groups(pending):
-        on_start(spec)
+        watch.started(spec)
         yield carry_out(inputs, spec)
 
 
-def in_processes(inputs: Inputs, pending: Sequence[RunSpec], jobs: int, on_start: OnStart) -> Iterator[Ending]:
+def in_processes(inputs: Inputs, pending: Sequence[RunSpec], jobs: int, watch: Remaining) -> Iterator[Ending]:
     """Carry out runs in ``jobs`` worker processes.
 
     Each worker is a pool of one process, so that a death says which run it cost, and costs no other. A worker gets
     runs of one group (one trace and cluster) as long as there are any: what the runs share is made once.
     """
+    watch.workers = jobs
     queue = Queue(pending)
     workers = [_Worker(inputs) for _ in range(jobs)]
     deaths: Counter[str] = Counter()
@@ -48,7 +47,7 @@ def in_processes(inputs: Inputs, pending: Sequence[RunSpec], jobs: int, on_start
     def give(worker: _Worker) -> None:
         if (spec := queue.take(worker)) is not None:
             busy[worker.submit(spec)] = worker, spec
-            on_start(spec)
+            watch.started(spec)
 
     try:
         for worker in workers:
@@ -79,8 +78,8 @@ def in_processes(inputs: Inputs, pending: Sequence[RunSpec], jobs: int, on_start
 
 
 def in_groups(pending: Sequence[RunSpec]) -> list[RunSpec]:
-    """Return the runs with those of one group together, in their order otherwise."""
-    return sorted(pending, key=lambda spec: spec.group)
+    """Return the runs with those of one group together, seed by seed, so that soon every policy has been measured."""
+    return sorted(pending, key=lambda spec: (spec.group, spec.seed))
 
 
 def killed(spec: RunSpec, deaths: int, remedy: str) -> Ending:

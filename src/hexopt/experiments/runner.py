@@ -25,6 +25,7 @@ from hexopt.experiments.grid import Grid, RunSpec, make_grid
 from hexopt.experiments.ledger import Entry, Ledger
 from hexopt.experiments.on_dask import on_dask
 from hexopt.experiments.pools import in_process, in_processes
+from hexopt.experiments.remaining import Remaining, earlier_costs
 from hexopt.experiments.work import Ending
 
 _PARTIAL = ".partial-"
@@ -32,13 +33,19 @@ _PARTIAL = ".partial-"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an experiment is: ``done`` of ``total`` runs are over, ``reused`` of them from an earlier call."""
+    """How far an experiment is: ``done`` of ``total`` runs are over, ``reused`` of them from an earlier call.
+
+    ``left_s`` is how long the rest will take by what runs of its kinds have cost, ``None`` before any is known;
+    ``unmeasured`` kinds (cluster, trace and policy) of run have not been measured yet and are guessed.
+    """
 
     done: int
     total: int
     reused: int
     failed: int
     title: str = ""
+    left_s: float | None = None
+    unmeasured: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,16 +134,21 @@ class _Study:
         _sweep(self.runs)
         pending = [spec for spec in self.specs.values() if not self._is_finished(spec.key)]
         reused = done = len(self.specs) - len(pending)
-        report(Progress(done, len(self.specs), reused, 0))
+        to_do = {spec.key for spec in pending}
+        timings = {key: entry.timing for key, entry in self.ledger.runs.items() if key not in to_do}
+        watch = Remaining(pending, earlier_costs(self.specs.values(), timings))
+        report(Progress(done, len(self.specs), reused, 0, "", watch.seconds, watch.unmeasured))
         try:
-            for ending in self._endings(pending, jobs, dask):
+            for ending in self._endings(pending, jobs, dask, watch):
                 if ending.fatal:
                     raise OutputError(ending.error)
                 with _sigint_waits():
                     self._record(ending)
                 done += 1
-                title = self.specs[ending.key].title
-                report(Progress(done, len(self.specs), reused, len(self.failures), title))
+                spec = self.specs[ending.key]
+                watch.ended(spec, ending.timing.get("run_wall_s"))
+                failed = len(self.failures)
+                report(Progress(done, len(self.specs), reused, failed, spec.title, watch.seconds, watch.unmeasured))
         except KeyboardInterrupt:
             kept = sum(self._is_finished(key) for key in self.specs)
             raise KeyboardInterrupt(
@@ -150,18 +162,17 @@ class _Study:
         status = min(self.statuses, default=0)
         return ExperimentOutcome(self.folder, self.grid, reused, told, status, self.ledger.other_code)
 
-    def _endings(self, pending: list[RunSpec], jobs: int | None, dask: str | None) -> Iterator[Ending]:
+    def _endings(
+        self, pending: list[RunSpec], jobs: int | None, dask: str | None, watch: Remaining
+    ) -> Iterator[Ending]:
         import joblib
 
-        def on_start(spec: RunSpec) -> None:
-            pass
-
         if dask is not None and pending:
-            return on_dask(self.grid.inputs, pending, dask, on_start)
+            return on_dask(self.grid.inputs, pending, dask, watch)
         jobs = min(jobs or joblib.cpu_count(), len(pending))
         if jobs > 1:
-            return in_processes(self.grid.inputs, pending, jobs, on_start)
-        return in_process(self.grid.inputs, pending, on_start)
+            return in_processes(self.grid.inputs, pending, jobs, watch)
+        return in_process(self.grid.inputs, pending, watch)
 
     def _is_finished(self, key: str) -> bool:
         """Tell whether a run is in the ledger and its folder is as it was left."""
