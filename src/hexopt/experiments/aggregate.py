@@ -247,7 +247,8 @@ def across_traces(runs: pd.DataFrame, baselines: tuple[str, ...] | None = None) 
                     if metric in COMPARED:
                         pairs = _pairs(traces, policy, baseline, m, baselines or everywhere)
                         about = {"policy": policy, "baseline": baseline, "metric": metric}
-                        rows.append(named | about | _reductions(pairs))
+                        if pairs:
+                            rows.append(named | about | _reductions(pairs))
     columns = ["cluster", "load", "estimate_error", "policy", "baseline", "metric", *_reductions([])]
     return pd.DataFrame(rows, columns=columns)
 
