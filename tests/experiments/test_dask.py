@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import hexopt
 from hexopt.cli import run
 from hexopt.errors import ConfigError, OutputError
 from hexopt.experiments import Progress, load_config, on_dask, run_experiment
@@ -47,7 +48,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
     (info / "entry_points.txt").write_text("[hexopt.policies]\nsuicidal = suicidal:Suicidal\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+        ours = str(Path(hexopt.__file__).parents[1])  # workers are elsewhere, where a relative path means another one
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), ours, os.environ.get("PYTHONPATH", "")]))
         yield folder
 
 

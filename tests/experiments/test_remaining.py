@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hexopt.cli.run import left
+from hexopt.cli.console import left
 from hexopt.experiments import Progress, RunSpec, load_config, make_grid, run_experiment
 from hexopt.experiments.remaining import Remaining
 from tests.experiments.small import EXPERIMENT

@@ -30,6 +30,22 @@ def note(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def left(seconds: float, unmeasured: int) -> str:
+    """Say how long it will take.
+
+    >>> left(200.0, 0), left(30000.0, 2)
+    ('about 3 min left', 'perhaps 8 h left (2 kinds of run not yet measured)')
+    """
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        if seconds >= 2 * size or unit == "s":
+            amount = f"{seconds / size:.0f} {unit} left"
+            break
+    if unmeasured:
+        kinds = "kind" if unmeasured == 1 else "kinds"
+        return f"perhaps {amount} ({unmeasured} {kinds} of run not yet measured)"
+    return f"about {amount}"
+
+
 @contextmanager
 def progress(what: str, unit: str, *, remaining: bool = True) -> Generator[Callable[[int, int, str], None]]:
     """Yield a function (done, total, remark) that shows progress: a bar on a terminal, else a line now and then.

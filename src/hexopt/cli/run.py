@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hexopt.cli.console import line, note, progress, stdout
+from hexopt.cli.console import left, line, note, progress, stdout
 
 
 def run_and_report(
@@ -36,22 +36,6 @@ def run_and_report(
     if outcome.failures:
         note(f"error: {len(outcome.failures)} of {total} runs failed, the rest are kept; see {outcome.folder}/runs.csv")
     return outcome.exit_status
-
-
-def left(seconds: float, unmeasured: int) -> str:
-    """Say how long it will take.
-
-    >>> left(200.0, 0), left(30000.0, 2)
-    ('about 3 min left', 'perhaps 8 h left (2 kinds of run not yet measured)')
-    """
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
-        if seconds >= 2 * size or unit == "s":
-            amount = f"{seconds / size:.0f} {unit} left"
-            break
-    if unmeasured:
-        kinds = "kind" if unmeasured == 1 else "kinds"
-        return f"perhaps {amount} ({unmeasured} {kinds} of run not yet measured)"
-    return f"about {amount}"
 
 
 def report(folder: Path, formats: list[str]) -> None:
