@@ -165,14 +165,18 @@ class HexAGenT(BasePolicy):
         return plan
 
     def _horizons_us(self, calls: list[CallView]) -> list[int]:
-        """Return ``horizon_us`` of each, asked once a workflow."""
-        known: dict[int, int] = {}
+        """Return ``horizon_us`` of each of some waiting calls, with little ado where nothing has changed."""
+        known = self._horizons
+        asked: dict[int, int] = {}
         horizons = []
         for call in calls:
             w = call.workflow.index
-            us = known.get(w)
-            if us is None:
-                us = known[w] = self.horizon_us(call)
+            horizon = known.get(w)
+            if horizon is not None and horizon.lone is call:
+                us = horizon.of_waiting_us(call)
+            else:
+                found = asked.get(w)
+                us = asked[w] = self.horizon_us(call) if found is None else found
             horizons.append(us)
         return horizons
 
