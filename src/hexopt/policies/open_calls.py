@@ -1,0 +1,103 @@
+"""Which waiting calls may rank differently than when they were placed?
+
+For policies whose priority depends on the call's whole workflow. A call is revealed when its parents are complete, so
+the open calls of a workflow (revealed and not complete) are siblings, and what one of them does changes the rank of
+the others. A workflow with one open call has nobody to change the rank of but that call itself, so only *wide*
+workflows, with two or more, are looked at in every round; the work does not grow with what is queued or finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+from hexopt.core.view import CallState, CallView, DecodeView, View, WorkflowView
+from hexopt.policies.horizon import Horizon
+
+_FORGET_ABOVE = 4096
+
+
+class OpenWorkflow:
+    """A workflow and its open calls, in order of revealing. ``horizon`` belongs to the policy that keeps one."""
+
+    __slots__ = ("_known", "calls", "horizon", "workflow")
+
+    def __init__(self, workflow: WorkflowView) -> None:
+        self.workflow = workflow
+        self.calls: list[CallView] = []
+        self.horizon: Horizon | None = None
+        self._known = 0
+
+    def update(self) -> None:
+        """Take up calls revealed since, drop those completed since."""
+        revealed = self.workflow.calls
+        calls = self.calls
+        if len(revealed) > self._known:
+            calls.extend(revealed[self._known :])
+            self._known = len(revealed)
+        if any(c.state == CallState.COMPLETE for c in calls):
+            self.calls = [c for c in calls if c.state != CallState.COMPLETE]
+
+    def waiting(self) -> list[CallView]:
+        """Return the calls that are placed and whose priority can still change something."""
+        return [c for c in self.calls if CallState.QUEUED <= c.state <= CallState.TRANSFERRED]
+
+
+class OpenWorkflows:
+    """The workflows that a policy knows of, by index.
+
+    ``fallback_places``: somebody else places calls too, which are found in the prefill queues.
+    """
+
+    def __init__(self, fallback_places: bool) -> None:
+        self._fallback_places = fallback_places
+        self._known: dict[int, OpenWorkflow] = {}
+        self._wide: dict[int, OpenWorkflow] = {}
+        self._forget_above = _FORGET_ABOVE
+
+    def look(self, view: View, *, wide: bool, also: Sequence[CallView] = ()) -> list[OpenWorkflow]:
+        """Bring up to date and return the workflows of the pool and, with ``wide``, all those with several open calls.
+
+        The workflows of ``also`` count as of the pool, and so do those of calls that a fallback may have placed.
+        """
+        if len(self._known) > self._forget_above:
+            self._forget()
+        seen: dict[int, OpenWorkflow] = {}
+        for call in chain(view.pool, also):
+            self._add(seen, call.workflow)
+        if self._fallback_places:
+            for p in view.prefill:
+                for call in p.queue.values():
+                    self._add(seen, call.workflow)
+        if wide:
+            for index, known in self._wide.items():
+                seen.setdefault(index, known)
+        for index, known in seen.items():
+            known.update()
+            if len(known.calls) > 1:
+                self._wide[index] = known
+            else:
+                self._wide.pop(index, None)
+        return list(seen.values())
+
+    def _add(self, seen: dict[int, OpenWorkflow], workflow: WorkflowView) -> None:
+        index = workflow.index
+        if index not in seen:
+            known = self._known.get(index)
+            if known is None:
+                known = self._known[index] = OpenWorkflow(workflow)
+            seen[index] = known
+
+    def _forget(self) -> None:
+        """Drop workflows without an open call, whenever what is known has doubled; what is needed is found again."""
+        for known in self._known.values():
+            known.update()
+        self._known = {index: known for index, known in self._known.items() if known.calls}
+        self._forget_above = max(_FORGET_ABOVE, 2 * len(self._known))
+
+
+def contended(d: DecodeView) -> bool:
+    """Say whether calls wait on this instance for more than the next iteration boundary, so that their order matters."""
+    return bool(d.waiting) and (
+        d.running >= d.max_batch or any(c.state == CallState.ADMISSION for c in d.waiting.values())
+    )
