@@ -40,6 +40,9 @@ class GoodServe(BasePolicy):
         A call's SLO: so many times its predicted service time alone on the fastest pair, from its readiness. Above 0.
     smoothing
         Weight of a new observation in a moving average, in (0, 1].
+    idle_waits
+        Whether the average waiting counts on an instance with nothing outstanding, too. There is no waiting there, but a
+        router that only averages completions does not know it: an instance once found slow is then not tried again.
     when_late
         Where a call goes that no pair serves in time: to the ``"strongest"`` pair, or to that with the ``"earliest"``
         estimated finish.
@@ -61,6 +64,7 @@ class GoodServe(BasePolicy):
         fallback: Policy | None = None,
         slo_scale: float = 2.0,
         smoothing: float = 0.2,
+        idle_waits: bool = False,
         when_late: Literal["strongest", "earliest"] = "strongest",
     ) -> None:
         super().__init__(plan_latency_us=plan_latency_us, fallback=fallback)
@@ -72,6 +76,7 @@ class GoodServe(BasePolicy):
             )
         self.slo_scale = slo_scale
         self.smoothing = smoothing
+        self.idle_waits = idle_waits
         self.when_late = when_late
 
     def reset(self, cluster: Cluster, latency: LatencyModel, rng: np.random.Generator) -> None:
@@ -104,9 +109,7 @@ class GoodServe(BasePolicy):
         complete: list[CallView] = []
         for i, d in enumerate(view.decode):
             calls = self._open[i]
-            if (
-                self.plan_latency_us != 0
-            ):  # who is bound where is known only now: plans are overtaken, a fallback places
+            if self.plan_latency_us != 0:  # only now is it known who is bound where: a fallback places calls, too
                 for key in d.bound.keys() - calls.keys():
                     calls[key] = d.bound[key]
             if len(calls) != len(d.bound):
@@ -129,13 +132,18 @@ class GoodServe(BasePolicy):
     def _choose(
         self, call: CallView, now_us: int, prefill_tokens: list[int], decode_tokens: list[int]
     ) -> tuple[int, int]:
-        latency = self._latency
+        latency, idle_waits = self._latency, self.idle_waits
         n, steps = call.prompt_tokens, call.predicted_output_tokens - 1
-        prefill_us = {p: self._prefill[p].estimate_us(n, latency.prefill_us(p, n)) for p in call.prefill_candidates}
+        prefill_us = {
+            p: self._prefill[p].estimate_us(n, latency.prefill_us(p, n), idle_waits or prefill_tokens[p] > 0)
+            for p in call.prefill_candidates
+        }
         decode_us = dict.fromkeys(call.decode_candidates, 0.0)
         if steps > 0:
             for d in call.decode_candidates:
-                decode_us[d] = self._decode[d].estimate_us(steps, latency.decode_us(d, 1, n + 1, steps))
+                decode_us[d] = self._decode[d].estimate_us(
+                    steps, latency.decode_us(d, 1, n + 1, steps), idle_waits or decode_tokens[d] > 0
+                )
         pairs = self._class_pairs(call)
         left_us = call.ready_us + self.slo_scale * pairs[-1][0] - now_us
         members = [
@@ -199,9 +207,10 @@ class _Average:
             self.wait_us += weight * (wait_us - self.wait_us)
             self.per_token_us += weight * (per_token_us - self.per_token_us)
 
-    def estimate_us(self, tokens: int, model_us: int) -> float:
+    def estimate_us(self, tokens: int, model_us: int, waits: bool) -> float:
         """Return waiting and service of so many tokens; ``model_us``: the service, as long as none was observed."""
-        return self.wait_us + (model_us if self.per_token_us < 0 else self.per_token_us * tokens)
+        service_us = model_us if self.per_token_us < 0 else self.per_token_us * tokens
+        return self.wait_us + service_us if waits else service_us
 
 
 def _least(load: list[int], among: list[int]) -> int:

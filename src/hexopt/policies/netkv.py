@@ -15,8 +15,8 @@ What differs from the paper, because the engine differs:
   what is decided. Under ``handoff`` binding, ``rebind`` decides anew about calls that wait for room, but a call that
   finds room at the end of its prefill leaves no time for that.
 - The engine keeps no KV of earlier calls (semantics, section 8), so nothing is cached; see ``cached_prefix``.
-- There are no network tiers: the way to each instance is as fast as the slower of the two interfaces, and transfers take
-  turns on an interface instead of sharing it. The sum is the same.
+- There are no network tiers: the way to each instance is as fast as the slower of the two interfaces. Transfers take
+  turns on an interface instead of sharing its bandwidth; the last of them ends at the same time.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class NetKv(BasePolicy):
         Whether the call's cached prefix need not be sent to a decode instance that served one of its parents. The
         engine always sends all of it: true is for systems that keep it.
     rebind
-        Under ``handoff`` binding, whether calls that wait for room are bound anew in each round, which then also follows
+        Under ``handoff`` binding, whether calls that wait for room are bound anew in each round; rounds then also follow
         transfers, completions and idle prefill instances.
 
     Ties go to the lower index.

@@ -44,31 +44,26 @@ class OpenWorkflow:
 
 
 class OpenWorkflows:
-    """The workflows that a policy knows of, by index.
+    """The workflows that a policy knows of, by index."""
 
-    ``fallback_places``: somebody else places calls too, which are found in the prefill queues.
-    """
-
-    def __init__(self, fallback_places: bool) -> None:
-        self._fallback_places = fallback_places
+    def __init__(self) -> None:
         self._known: dict[int, OpenWorkflow] = {}
         self._wide: dict[int, OpenWorkflow] = {}
         self._forget_above = _FORGET_ABOVE
 
     def look(self, view: View, *, wide: bool, also: Sequence[CallView] = ()) -> list[OpenWorkflow]:
-        """Bring up to date and return the workflows of the pool and, with ``wide``, all those with several open calls.
-
-        The workflows of ``also`` count as of the pool, and so do those of calls that a fallback may have placed.
-        """
+        """Bring up to date and return the workflows of the pool and of ``also``, and with ``wide`` the wide ones."""
         if len(self._known) > self._forget_above:
             self._forget()
         seen: dict[int, OpenWorkflow] = {}
         for call in chain(view.pool, also):
-            self._add(seen, call.workflow)
-        if self._fallback_places:
-            for p in view.prefill:
-                for call in p.queue.values():
-                    self._add(seen, call.workflow)
+            workflow = call.workflow
+            index = workflow.index
+            if index not in seen:
+                known = self._known.get(index)
+                if known is None:
+                    known = self._known[index] = OpenWorkflow(workflow)
+                seen[index] = known
         if wide:
             for index, known in self._wide.items():
                 seen.setdefault(index, known)
@@ -80,14 +75,6 @@ class OpenWorkflows:
                 self._wide.pop(index, None)
         return list(seen.values())
 
-    def _add(self, seen: dict[int, OpenWorkflow], workflow: WorkflowView) -> None:
-        index = workflow.index
-        if index not in seen:
-            known = self._known.get(index)
-            if known is None:
-                known = self._known[index] = OpenWorkflow(workflow)
-            seen[index] = known
-
     def _forget(self) -> None:
         """Drop workflows without an open call, whenever what is known has doubled; what is needed is found again."""
         for known in self._known.values():
@@ -96,8 +83,19 @@ class OpenWorkflows:
         self._forget_above = max(_FORGET_ABOVE, 2 * len(self._known))
 
 
-def contended(d: DecodeView) -> bool:
-    """Say whether calls wait on this instance for more than the next iteration boundary, so that their order matters."""
-    return bool(d.waiting) and (
-        d.running >= d.max_batch or any(c.state == CallState.ADMISSION for c in d.waiting.values())
-    )
+def rankable(view: View) -> list[CallView]:
+    """Return the placed calls whose rank matters: those queued for prefill and those of :func:`arrived`."""
+    return [*chain.from_iterable(p.queue.values() for p in view.prefill), *arrived(view)]
+
+
+def arrived(view: View) -> list[CallView]:
+    """Return the calls past prefill that wait on a contended decode instance.
+
+    That is one where a call waits for KV room or the batch is full. Elsewhere calls join at the next iteration boundary
+    whatever their rank.
+    """
+    return [call for d in view.decode if d.waiting and _contended(d) for call in d.waiting.values()]
+
+
+def _contended(d: DecodeView) -> bool:
+    return d.running >= d.max_batch or any(c.state == CallState.ADMISSION for c in d.waiting.values())

@@ -12,10 +12,11 @@ from typing import ClassVar
 import numpy as np
 
 from hexopt.core.cluster import Cluster
-from hexopt.core.plan import Plan
+from hexopt.core.plan import Decision, Plan
 from hexopt.core.protocols import BasePolicy, LatencyModel, PlanLatency, Policy
 from hexopt.core.view import Trigger, View
 from hexopt.policies.dispatch import FewestOutstanding
+from hexopt.policies.open_calls import rankable
 from hexopt.policies.service import Measure, work_parts
 
 
@@ -43,6 +44,16 @@ class Sjf(BasePolicy):
         self._parts = work_parts(self.work, latency)
 
     def plan(self, view: View) -> Plan:
-        """Place every call of the pool; its rank never changes, so its priority serves in both phases."""
+        """Place every call of the pool. Ranks never change, so one priority serves in both phases.
+
+        With a plan latency a fallback places calls, too, at ranks that are not work: these are ranked here.
+        """
+        decisions = []
+        if self.plan_latency_us != 0:
+            for call in rankable(view):
+                work = float(sum(self._parts(call)))
+                if call.priority != work:
+                    decisions.append(Decision(call.key, call.prefill, call.decode, work))
         dispatch = FewestOutstanding(view)
-        return Plan([dispatch.place(call, float(sum(self._parts(call)))) for call in view.pool])
+        decisions.extend(dispatch.place(call, float(sum(self._parts(call)))) for call in view.pool)
+        return Plan(decisions)

@@ -23,7 +23,7 @@ from hexopt.core.plan import Decision, Plan
 from hexopt.core.protocols import BasePolicy, LatencyModel, PlanLatency, Policy
 from hexopt.core.view import CallState, CallView, Trigger, View
 from hexopt.policies.dispatch import FewestOutstanding
-from hexopt.policies.open_calls import OpenWorkflows, contended
+from hexopt.policies.open_calls import OpenWorkflows, arrived, rankable
 from hexopt.policies.service import Measure, work_parts
 
 
@@ -61,19 +61,22 @@ class Srpt(BasePolicy):
     def reset(self, cluster: Cluster, latency: LatencyModel, rng: np.random.Generator) -> None:
         """Forget all workflows."""
         self._parts = work_parts(self.work, latency)
-        self._open = OpenWorkflows(fallback_places=self.plan_latency_us != 0)
+        self._open = OpenWorkflows()
 
     def plan(self, view: View) -> Plan:
-        """Rank the waiting calls of which, or of whose workflow, less or more is left; then place the pool."""
-        arrived = [call for d in view.decode if contended(d) for call in d.waiting.values()]
+        """Rank the waiting calls of which, or of whose workflow, less or more is left; then place the pool.
+
+        With a plan latency a fallback places calls, too, at ranks that are not work.
+        """
+        others = rankable(view) if self.plan_latency_us != 0 else arrived(view)
         left: dict[int, float] = {}
         if self.of == "call":
-            waiting = arrived
-            for call in chain(arrived, view.pool):
+            waiting = others
+            for call in chain(others, view.pool):
                 left[call.key] = self._left(call)
         else:
             waiting = []
-            for known in self._open.look(view, wide=True, also=arrived):
+            for known in self._open.look(view, wide=True, also=others):
                 work = sum([self._left(call) for call in known.calls])
                 for call in known.calls:
                     left[call.key] = work

@@ -5,9 +5,10 @@ formula; ours is
 
     laxity(c, t) = a_w + H_w(t) − t − rem(c)
 
-with the arrival a_w of the call's workflow, its running horizon H_w(t) (``horizon.py``) as the deadline, and rem(c), the
-standalone time of the longest revealed path from c. A call is revealed when its parents are complete, so a call that
-waits has no revealed descendants, and the longest revealed path from it is the call itself.
+with the arrival a_w of the call's workflow, its running horizon H_w(t) (``horizon.py``) as the deadline, and rem(c),
+the standalone time of the longest revealed path from c. A call is revealed when its parents are complete, so a call
+that waits has no revealed descendants, and the longest revealed path from it is the call itself. It counts in full
+until the call is complete.
 
 Of two calls the one with less laxity stays so as time goes by, since −t is common to all. So the priority is
 a_w + H_w(t) − rem(c), the instant by which the call would have to start. It only changes with the horizon: when a
@@ -26,7 +27,7 @@ from hexopt.core.protocols import BasePolicy, LatencyModel, PlanLatency, Policy
 from hexopt.core.view import Trigger, View
 from hexopt.policies.dispatch import FewestOutstanding
 from hexopt.policies.horizon import Horizon, UnloadedFinish
-from hexopt.policies.open_calls import OpenWorkflow, OpenWorkflows
+from hexopt.policies.open_calls import OpenWorkflow, OpenWorkflows, rankable
 from hexopt.policies.projection import Estimator
 from hexopt.policies.service import MeanOver, MeanService
 
@@ -62,13 +63,17 @@ class WorkflowLlf(BasePolicy):
         """Forget all workflows."""
         self._unloaded = UnloadedFinish(Estimator(cluster, latency))
         self._service = MeanService(latency, self.mean_over)
-        self._open = OpenWorkflows(fallback_places=self.plan_latency_us != 0)
+        self._open = OpenWorkflows()
 
     def plan(self, view: View) -> Plan:
-        """Rank the waiting calls whose workflow's horizon has moved, then place every call of the pool."""
+        """Rank the waiting calls whose workflow's horizon has moved, then place every call of the pool.
+
+        With a plan latency a fallback places calls, too, at ranks that are not laxities.
+        """
         decisions = []
         deadline_us: dict[int, int] = {}
-        for known in self._open.look(view, wide=Trigger.CALL_COMPLETE in view.triggers):
+        others = rankable(view) if self.plan_latency_us != 0 else ()
+        for known in self._open.look(view, wide=Trigger.CALL_COMPLETE in view.triggers, also=others):
             workflow = known.workflow
             deadline = deadline_us[workflow.index] = workflow.arrival_us + self._horizon_us(known)
             for call in known.waiting():
