@@ -41,8 +41,8 @@ class GoodServe(BasePolicy):
     smoothing
         Weight of a new observation in a moving average, in (0, 1].
     idle_waits
-        Whether the average waiting counts on an instance with nothing outstanding, too. There is no waiting there, but a
-        router that only averages completions does not know it: an instance once found slow is then not tried again.
+        Whether the average waiting counts on an instance with nothing outstanding, too. There is none there, but
+        then an instance that was once found slow is tried again only when no other is in time either.
     when_late
         Where a call goes that no pair serves in time: to the ``"strongest"`` pair, or to that with the ``"earliest"``
         estimated finish.

@@ -51,8 +51,8 @@ class NetKv(BasePolicy):
         Whether the call's cached prefix need not be sent to a decode instance that served one of its parents. The
         engine always sends all of it: true is for systems that keep it.
     rebind
-        Under ``handoff`` binding, whether calls that wait for room are bound anew in each round; rounds then also follow
-        transfers, completions and idle prefill instances.
+        Under ``handoff`` binding, whether calls that wait for room are bound anew in each round. Rounds then follow
+        transfers, completions and idle prefill instances, too.
 
     Ties go to the lower index.
     """
