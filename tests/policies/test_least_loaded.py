@@ -42,7 +42,7 @@ def test_prefill_calls_tokens_and_time_disagree() -> None:
     assert chosen(books, load="calls")[0] == 1
     assert chosen(books, load="tokens")[0] == 0
     assert chosen(books, load="time")[0] == 2
-    # Its own 10, 20 and 1 ms change nothing here; with 14 ms more for p2 they do not, either: 17 + 1 against 16 + 10.
+    # With a running batch p2 has 17 ms, against p0's 16; but the call's own prefill takes 1 ms there, 10 ms on p0.
     books.busy_until_us[2] = 18_000
     assert chosen(books, load="time")[0] == 0
     assert chosen(books, load="time", with_call=True)[0] == 2
@@ -69,8 +69,7 @@ def test_decode_calls_tokens_and_time_disagree() -> None:
 
 
 def test_what_was_produced_is_no_load() -> None:
-    # d0: 40 tokens predicted, 25 there when its segment began and 3 more since (6 ms at 2 ms): 12 left, 24 ms.
-    # d1: 14 left, 28 ms. The first is behind by one token of 26 ms when the segment is 4 ms old: 26 ms still less.
+    # d0: 40 tokens predicted, 25 there when its segment began and 3 more since (6 ms at 2 ms): 12 left. d1: 14 left.
     c = cluster(1, 2)
     books = Books(c, now_us=100_000)
     books.place(books.call(100, 40), CallState.RUNNING, d=0, produced=25)
@@ -85,7 +84,7 @@ def test_what_was_produced_is_no_load() -> None:
 
 
 def test_more_than_predicted_is_no_load_and_never_less_than_none() -> None:
-    # d0 has produced 20 tokens more than predicted; d1 is idle. Both are free of work: the lower index.
+    # d1 has produced 20 tokens more than predicted; d0 is idle. Neither has work left: the lower index.
     c = cluster(1, 2)
     books = Books(c)
     books.place(books.call(100, 5), CallState.RUNNING, d=1, produced=25)
@@ -94,8 +93,8 @@ def test_more_than_predicted_is_no_load_and_never_less_than_none() -> None:
 
 
 def test_calls_predicted_to_end_with_their_prefill_are_no_decode_load() -> None:
-    # d0 has a one-token call in its queue, d1 one whose prefill is over: it does decode, but nothing is predicted.
-    # A call of two tokens at d0 is one iteration.
+    # d0 has a call predicted to have one token, d1 another whose prefill is over (so it decodes, though nothing more is
+    # predicted of it): a tie. A call of two tokens at d0 is one iteration.
     c = cluster(1, 2)
     books = Books(c)
     books.place(books.call(500, 1), CallState.QUEUED, d=0)
@@ -132,8 +131,8 @@ def test_context_slows_decode() -> None:
 
 
 def test_calls_of_one_round_see_each_other() -> None:
-    # Four calls on two idle pairs. p1 and d1 are half as fast: by calls they take turns; by time p0 has 10 when p1 gets
-    # its first, then 20 and 20 (a tie, p0), then 30 against 20. Decode: 20 against 40 ms a call, the same.
+    # Five calls on two idle pairs. p1 and d1 are half as fast: by calls they take turns; by time p0 has 10 when p1 gets
+    # its first, then 10 < 20, 20 = 20 (a tie, p0), 30 > 20. Decode, 20 or 40 ms a call: the same.
     c = cluster([prefill("p0"), prefill("p1", ms=20)], [decode("d0"), decode("d1", knots=SLOW)])
     books = Books(c)
     for _ in range(5):

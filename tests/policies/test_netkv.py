@@ -145,8 +145,9 @@ def test_prefill_goes_to_the_fewest_outstanding_tokens_and_priority_is_the_ready
     books.place(books.call(500, 11), CallState.QUEUED, 0)
     books.call(300, 11, ready_us=7_000)
     books.call(300, 11, ready_us=8_000)
+    books.call(300, 11, ready_us=9_000)  # 500 and 600 tokens by now
     plan = ready(NetKv(), c).plan(books.view())
-    assert [tuple(d) for d in plan.decisions] == [(1, 1, 0, 7_000.0), (2, 1, 0, 8_000.0)]
+    assert [tuple(d) for d in plan.decisions] == [(1, 1, 0, 7_000.0), (2, 1, 0, 8_000.0), (3, 0, 0, 9_000.0)]
 
 
 def test_calls_of_one_round_see_each_other() -> None:
@@ -175,8 +176,9 @@ def test_rebinding_at_the_handoff() -> None:
     assert Trigger.CALL_COMPLETE in policy.triggers
     plan = policy.plan(books.view((Trigger.TRANSFER_END,)))
     assert [tuple(d) for d in plan.decisions] == [(call.key, 0, 1, 3.0)]
-    # Its own room on d0 does not stand in its way: with the other gone it stays.
+    # Its own 21 blocks on d0 do not stand in its way: with 920 others, 80 are free, and 21 + 50 needed.
     books.calls[0].state = CallState.COMPLETE
+    books.place(books.call(820, 100), CallState.RUNNING, d=0)
     assert policy.plan(books.view((Trigger.CALL_COMPLETE,))).decisions == []
 
 

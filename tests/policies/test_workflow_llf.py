@@ -137,6 +137,26 @@ def test_keep_maximum() -> None:
         assert policy.plan(books.view((Trigger.CALL_COMPLETE,))).decisions[0].priority == expected
 
 
+def test_a_maximum_is_kept_through_a_tool_call(monkeypatch: Any) -> None:
+    # Two roots, 90 ms of decode expected of the second, which goes first: a horizon of 100.1 ms. Then both complete, at
+    # 30.1 ms, and nothing of the workflow is open while its tool runs for 1 ms. The next call, 30.1 ms of work, would
+    # finish at 61.2 ms alone: it has to start by 31.1 ms, but by 100.1 − 30.1 if the maximum is kept.
+    monkeypatch.setattr(open_calls, "_FORGET_ABOVE", 0)
+    c = cluster()
+    books = Books(c)
+    workflow = books.workflow(0)
+    a, b = books.call(100, 11, workflow=workflow), books.call(100, 46, workflow=workflow)
+    policy = ready(WorkflowLlf(keep_maximum=True), c)
+    policy.plan(books.view())
+    books.complete(a, 0, 10_000, 0, 100, 2_000)
+    books.complete(b, 0, 10_000, 0, 100, 20_000)
+    other = books.call(100, 11)
+    policy.plan(books.view())
+    books.place(other, CallState.QUEUED)
+    books.call(100, 11, workflow=workflow, ready_us=31_100, parents=(a, b))
+    assert by_call(policy.plan(books.view()))[3].priority == 100_100.0 - 30_100.0
+
+
 @FAST
 @given(books())
 def test_it_dispatches_as_fcfs_does(made: tuple[Books, dict[int, int]]) -> None:

@@ -44,16 +44,20 @@ class OpenWorkflow:
 
 
 class OpenWorkflows:
-    """The workflows that a policy knows of, by index."""
+    """The workflows that a policy knows of, by index.
 
-    def __init__(self) -> None:
+    ``forgets``: those without an open call are dropped now and then, as they can be found again from their calls.
+    """
+
+    def __init__(self, *, forgets: bool = True) -> None:
+        self._forgets = forgets
         self._known: dict[int, OpenWorkflow] = {}
         self._wide: dict[int, OpenWorkflow] = {}
         self._forget_above = _FORGET_ABOVE
 
     def look(self, view: View, *, wide: bool, also: Sequence[CallView] = ()) -> list[OpenWorkflow]:
         """Bring up to date and return the workflows of the pool and of ``also``, and with ``wide`` the wide ones."""
-        if len(self._known) > self._forget_above:
+        if self._forgets and len(self._known) > self._forget_above:
             self._forget()
         seen: dict[int, OpenWorkflow] = {}
         for call in chain(view.pool, also):
@@ -76,7 +80,7 @@ class OpenWorkflows:
         return list(seen.values())
 
     def _forget(self) -> None:
-        """Drop workflows without an open call, whenever what is known has doubled; what is needed is found again."""
+        """Drop workflows without an open call, whenever what is known has doubled."""
         for known in self._known.values():
             known.update()
         self._known = {index: known for index, known in self._known.items() if known.calls}

@@ -63,7 +63,8 @@ class WorkflowLlf(BasePolicy):
         """Forget all workflows."""
         self._unloaded = UnloadedFinish(Estimator(cluster, latency))
         self._service = MeanService(latency, self.mean_over)
-        self._open = OpenWorkflows()
+        # A horizon can be rebuilt from its workflow's calls, all but its maximum.
+        self._open = OpenWorkflows(forgets=not self.keep_maximum)
 
     def plan(self, view: View) -> Plan:
         """Rank the waiting calls whose workflow's horizon has moved, then place every call of the pool.
