@@ -157,6 +157,18 @@ def test_a_maximum_is_kept_through_a_tool_call(monkeypatch: Any) -> None:
     assert by_call(policy.plan(books.view()))[3].priority == 100_100.0 - 30_100.0
 
 
+def test_a_rank_that_a_fallback_overtook_is_given_again() -> None:
+    # Placed by this policy and, while the plan was in flight, by the fallback, on another
+    # instance, where its prefill began: the plan came too late. The root, ready 5 ms after the arrival, has to start then.
+    c = cluster(2)
+    books = Books(c, now_us=9_000)
+    call = books.call(100, 11, arrival_us=4_000, ready_us=9_000)
+    policy = ready(WorkflowLlf(plan_latency_us=1_000), c)
+    assert policy.plan(books.view()).decisions[0].priority == 9_000.0
+    books.place(call, CallState.ADMISSION, 1, 0, priority=77_000.0)
+    assert [tuple(d) for d in policy.plan(books.view()).decisions] == [(0, 1, 0, 9_000.0)]
+
+
 @FAST
 @given(books())
 def test_it_dispatches_as_fcfs_does(made: tuple[Books, dict[int, int]]) -> None:

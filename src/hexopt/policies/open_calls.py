@@ -18,25 +18,36 @@ _FORGET_ABOVE = 4096
 
 
 class OpenWorkflow:
-    """A workflow and its open calls, in order of revealing. ``horizon`` belongs to the policy that keeps one."""
+    """A workflow and its open calls, in order of revealing.
 
-    __slots__ = ("_known", "calls", "horizon", "workflow")
+    ``changed``: a call was revealed or completed between the last two looks; ``moved``: a call changed its state.
+    ``horizon`` belongs to the policy that keeps one.
+    """
+
+    __slots__ = ("_known", "_states", "calls", "changed", "horizon", "moved", "workflow")
 
     def __init__(self, workflow: WorkflowView) -> None:
         self.workflow = workflow
         self.calls: list[CallView] = []
+        self.changed = self.moved = False
         self.horizon: Horizon | None = None
         self._known = 0
+        self._states: list[CallState] = []
 
     def update(self) -> None:
         """Take up calls revealed since, drop those completed since."""
         revealed = self.workflow.calls
-        calls = self.calls
-        if len(revealed) > self._known:
-            calls.extend(revealed[self._known :])
+        self.changed = len(revealed) > self._known
+        if self.changed:
+            self.calls.extend(revealed[self._known :])
             self._known = len(revealed)
-        if any(c.state == CallState.COMPLETE for c in calls):
-            self.calls = [c for c in calls if c.state != CallState.COMPLETE]
+        states = [c.state for c in self.calls]
+        self.moved = states != self._states
+        if CallState.COMPLETE in states:
+            self.changed = True
+            self.calls = [c for c in self.calls if c.state != CallState.COMPLETE]
+            states = [c.state for c in self.calls]
+        self._states = states
 
     def waiting(self) -> list[CallView]:
         """Return the calls that are placed and whose priority can still change something."""
@@ -81,9 +92,11 @@ class OpenWorkflows:
 
     def _forget(self) -> None:
         """Drop workflows without an open call, whenever what is known has doubled."""
-        for known in self._known.values():
-            known.update()
-        self._known = {index: known for index, known in self._known.items() if known.calls}
+        self._known = {
+            index: known
+            for index, known in self._known.items()
+            if any(c.state != CallState.COMPLETE for c in known.calls)
+        }
         self._forget_above = max(_FORGET_ABOVE, 2 * len(self._known))
 
 

@@ -76,7 +76,10 @@ class Srpt(BasePolicy):
                 left[call.key] = self._left(call)
         else:
             waiting = []
+            pool = {call.workflow.index for call in view.pool}
             for known in self._open.look(view, wide=True, also=others):
+                if not (known.moved or known.workflow.index in pool):
+                    continue
                 work = sum([self._left(call) for call in known.calls])
                 for call in known.calls:
                     left[call.key] = work

@@ -73,9 +73,13 @@ class WorkflowLlf(BasePolicy):
         """
         decisions = []
         deadline_us: dict[int, int] = {}
-        others = rankable(view) if self.plan_latency_us != 0 else ()
+        fallback_places = self.plan_latency_us != 0  # and may have overtaken what was decided in the last round
+        others = rankable(view) if fallback_places else ()
+        pool = {call.workflow.index for call in view.pool}
         for known in self._open.look(view, wide=Trigger.CALL_COMPLETE in view.triggers, also=others):
             workflow = known.workflow
+            if not (known.changed or fallback_places or workflow.index in pool):
+                continue
             deadline = deadline_us[workflow.index] = workflow.arrival_us + self._horizon_us(known)
             for call in known.waiting():
                 start_us = deadline - self._service.total_us(call)
