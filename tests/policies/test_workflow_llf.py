@@ -158,8 +158,8 @@ def test_a_maximum_is_kept_through_a_tool_call(monkeypatch: Any) -> None:
 
 
 def test_a_rank_that_a_fallback_overtook_is_given_again() -> None:
-    # Placed by this policy and, while the plan was in flight, by the fallback, on another
-    # instance, where its prefill began: the plan came too late. The root, ready 5 ms after the arrival, has to start then.
+    # Placed by this policy and, while the plan was in flight, by the fallback on another instance, where its prefill
+    # began: the plan came too late. The root, ready 5 ms after the arrival, would have to start then.
     c = cluster(2)
     books = Books(c, now_us=9_000)
     call = books.call(100, 11, arrival_us=4_000, ready_us=9_000)
