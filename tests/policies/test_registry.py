@@ -15,7 +15,21 @@ from hexopt.errors import ConfigError
 from hexopt.policies import registry
 from hexopt.policies.registry import make_policy, policy_names, policy_options, policy_record, policy_summary
 
-NAMES = ["earliest-finish", "fcfs", "hexagent", "random", "replay", "round-robin", "workflow-fcfs"]
+NAMES = [
+    "earliest-finish",
+    "fcfs",
+    "goodserve",
+    "hexagent",
+    "least-loaded",
+    "netkv",
+    "random",
+    "replay",
+    "round-robin",
+    "sjf",
+    "srpt",
+    "workflow-fcfs",
+    "workflow-llf",
+]
 
 
 def told(name: str, options: dict[str, Any], *parts: str) -> None:

@@ -16,11 +16,17 @@ from hexopt.errors import ConfigError, suggest
 POLICIES = {
     "earliest-finish": "hexopt.policies.earliest_finish:EarliestFinish",
     "fcfs": "hexopt.policies.fcfs:Fcfs",
+    "goodserve": "hexopt.policies.goodserve:GoodServe",
     "hexagent": "hexopt.policies.hexagent:HexAGenT",
+    "least-loaded": "hexopt.policies.least_loaded:LeastLoaded",
+    "netkv": "hexopt.policies.netkv:NetKv",
     "random": "hexopt.policies.random_choice:RandomChoice",
     "replay": "hexopt.policies.replay:Replay",
     "round-robin": "hexopt.policies.round_robin:RoundRobin",
+    "sjf": "hexopt.policies.sjf:Sjf",
+    "srpt": "hexopt.policies.srpt:Srpt",
     "workflow-fcfs": "hexopt.policies.workflow_fcfs:WorkflowFcfs",
+    "workflow-llf": "hexopt.policies.workflow_llf:WorkflowLlf",
 }
 
 IN_MEMORY = "(in memory)"
