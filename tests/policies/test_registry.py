@@ -15,7 +15,19 @@ from hexopt.errors import ConfigError
 from hexopt.policies import registry
 from hexopt.policies.registry import make_policy, policy_names, policy_options, policy_record, policy_summary
 
-NAMES = ["earliest-finish", "fcfs", "hexagent", "random", "replay", "round-robin", "workflow-fcfs"]
+NAMES = [
+    "autellix-atlas",
+    "autellix-plas",
+    "cortex",
+    "earliest-finish",
+    "fcfs",
+    "hexagent",
+    "kairos",
+    "random",
+    "replay",
+    "round-robin",
+    "workflow-fcfs",
+]
 
 
 def told(name: str, options: dict[str, Any], *parts: str) -> None:
@@ -65,7 +77,7 @@ def test_defaults() -> None:
 
 
 def test_unknown_names_suggest_the_nearest() -> None:
-    told("hexagnt", {}, "policy 'hexagnt'", "did you mean 'hexagent'?", "known: earliest-finish, fcfs")
+    told("hexagnt", {}, "policy 'hexagnt'", "did you mean 'hexagent'?", "known: autellix-atlas, autellix-plas")
     told("", {}, "policy ''", "known:")
     told("workflow_fcfs", {}, "did you mean 'workflow-fcfs'?")
 

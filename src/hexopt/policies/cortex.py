@@ -20,7 +20,7 @@ formulas: each formula below is ours, and its numbers are options.
   backlog; for decode, no room for KV or in the batch, or the slowdown of that batch), or if a waiting call's key has
   fallen below 0.
 - *Admission control*: at ``admit_calls`` unfinished calls for each decode instance of its pool, a stage's further calls
-  are held back, least slack first.
+  are held back, least slack first. (With a plan latency, a fallback places those revealed while a plan is in flight.)
 
 What the source has and this engine lacks: stages have names there, while a view knows only where a call stands in its
 workflow; pools' gain is a better use of the KV cache, which version 1 of the engine does not model, so that isolation
@@ -97,7 +97,7 @@ class Cortex(BasePolicy):
         plan_latency_us: PlanLatency = 0,
         fallback: Policy | None = None,
         stage: StageKey = "root",
-        slo_scale: float = 5.0,
+        slo_scale: float = 3.0,
         critical_weight: float = 2.0,
         work_half_life_s: float = 60.0,
         lend_below: float = 0.5,
@@ -147,11 +147,12 @@ class Cortex(BasePolicy):
             self._stage(call).complete(call)
             self._urgency.pop(call.key, None)
         self._halve(now)
-        adopted = self._completions.adopt(view) if self.plan_latency_us else []
+        adopted = self._adopt(view) if self.plan_latency_us else []
         new = self._new_calls(view)
         known = len(self._stages)
         for call in (*adopted, *new):
-            self._reveal(call)
+            if call.key not in self._urgency:
+                self._reveal(call)
         if len(self._stages) > known:
             self.prefill_pools.partition(self._weights(prefill=True))
             self.decode_pools.partition(self._weights(prefill=False))
@@ -174,9 +175,17 @@ class Cortex(BasePolicy):
         for number, stage in enumerate(self._stages):
             while stage.held and round_.admits(number):
                 call = heapq.heappop(stage.held)[2]
-                del self._held[call.key]
-                self._completions.add(call)
-                round_.place(call, number, self._priority(call, now_us))
+                if self._held.pop(call.key, None) is not None:
+                    self._completions.add(call)
+                    round_.place(call, number, self._priority(call, now_us))
+
+    def _adopt(self, view: View) -> list[CallView]:
+        """Return the calls that a fallback placed, some of them held back before."""
+        taken = [call for call in self._held.values() if call.state != CallState.POOL]
+        for call in taken:
+            del self._held[call.key]
+            self._completions.add(call)
+        return [*taken, *self._completions.adopt(view)]
 
     def _new_calls(self, view: View) -> list[CallView]:
         """Return the calls of the pool that are not held back. They are the latest: the others are not looked at."""
@@ -349,13 +358,13 @@ class _Round:
         self._dispatch = FewestOutstanding(view)
         policy.prefill_pools.watch(
             [
-                (us / BUSY_US, p.kv_used_blocks / p.kv_capacity_blocks)
+                (us / BUSY_US, p.kv_used_blocks / max(1, p.kv_capacity_blocks))
                 for us, p in zip(self._backlog_us, view.prefill, strict=True)
             ],
             now,
         )
         policy.decode_pools.watch(
-            [(d.decoding / d.max_batch, d.decoding_blocks / d.kv_capacity_blocks) for d in view.decode], now
+            [(d.decoding / d.max_batch, d.decoding_blocks / max(1, d.kv_capacity_blocks)) for d in view.decode], now
         )
 
     def admits(self, stage: int) -> bool:
