@@ -158,11 +158,13 @@ class Alarms:
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, CallView]] = []
+        self._count = 0
         self._asked_us = -1
 
     def set(self, at_us: int, call: CallView) -> None:
         """Look at ``call`` at ``at_us``, if it still waits then."""
-        heapq.heappush(self._heap, (at_us, call.key, call))
+        self._count += 1
+        heapq.heappush(self._heap, (at_us, self._count, call))
 
     def due(self, now_us: int) -> list[CallView]:
         """Return the calls whose instant has come and that can still be reordered."""

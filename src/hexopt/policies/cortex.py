@@ -381,18 +381,18 @@ class _Round:
     def relieve(self, call: CallView, stage: int) -> None:
         """Scale the pool in which a placed call has become late."""
         if call.state == CallState.QUEUED:
-            self._strengthen_prefill(stage)
+            self._strengthen_prefill(call, stage)
         elif call.state in (CallState.ADMISSION, CallState.TRANSFERRED):
-            self._strengthen_decode(stage)
+            self._strengthen_decode(call, stage)
 
     def place(self, call: CallView, stage: int, priority: float) -> None:
         """Place a call in its pools; scale them if it threatens its SLO there."""
         pools = self._policy.prefill_pools, self._policy.decode_pools
         slack_us = max(0, self._policy.slack_us(call, self._now_us))
         if min([self._backlog_us[p] for p in pools[0].members(stage)], default=inf) > slack_us:
-            self._strengthen_prefill(stage)
+            self._strengthen_prefill(call, stage)
         if min([self._decode_wait_us(d, call) for d in pools[1].members(stage)], default=inf) > slack_us:
-            self._strengthen_decode(stage)
+            self._strengthen_decode(call, stage)
         decision = self._dispatch.place_among(
             call, priority, pools[0].members(stage), pools[1].members(stage), self._near(call)
         )
@@ -405,15 +405,17 @@ class _Round:
             self._decoding[d] += 1
             self._blocks[d] += call.kv_blocks
 
-    def _strengthen_decode(self, stage: int) -> None:
+    def _strengthen_decode(self, call: CallView, stage: int) -> None:
         policy = self._policy
-        policy.decode_pools.strengthen(stage, policy._weights(prefill=False), self._blocks, self._now_us)
+        weights = policy._weights(prefill=False)
+        policy.decode_pools.strengthen(stage, weights, self._blocks, call.decode_candidates, self._now_us)
 
-    def _strengthen_prefill(self, stage: int) -> None:
+    def _strengthen_prefill(self, call: CallView, stage: int) -> None:
         """Scale a prefill pool and let its queued calls spread over it, as they would if its queue were one."""
         policy = self._policy
         pools = policy.prefill_pools
-        if pools.strengthen(stage, policy._weights(prefill=True), self._backlog_us, self._now_us) < 0:
+        weights = policy._weights(prefill=True)
+        if pools.strengthen(stage, weights, self._backlog_us, call.prefill_candidates, self._now_us) < 0:
             return
         members = pools.members(stage)
         pool = pools.pool_of[stage]
@@ -425,16 +427,16 @@ class _Round:
             c.key: self.decisions.get(c.key, Decision(c.key, c.prefill, c.decode, c.priority)) for c in waiting
         }
         waiting.sort(key=lambda c: (now[c.key].priority, c.ready_us, c.workflow.index, c.index))
-        for call in waiting:
-            p = now[call.key].prefill
-            self._backlog_us[p] -= self._latency.prefill_us(p, call.prompt_tokens)
-        for call in waiting:
-            some = [p for p in members if p in call.prefill_candidates] or [now[call.key].prefill]
+        for c in waiting:
+            p = now[c.key].prefill
+            self._backlog_us[p] -= self._latency.prefill_us(p, c.prompt_tokens)
+        for c in waiting:
+            some = [p for p in members if p in c.prefill_candidates] or [now[c.key].prefill]
             p = min(some, key=lambda p: (self._backlog_us[p], p))
-            self._backlog_us[p] += self._latency.prefill_us(p, call.prompt_tokens)
-            if p != now[call.key].prefill:
-                self._dispatch.move(call, now[call.key].prefill, p)
-                self.decisions[call.key] = now[call.key]._replace(prefill=p)
+            self._backlog_us[p] += self._latency.prefill_us(p, c.prompt_tokens)
+            if p != now[c.key].prefill:
+                self._dispatch.move(c, now[c.key].prefill, p)
+                self.decisions[c.key] = now[c.key]._replace(prefill=p)
 
     def _decode_wait_us(self, d: int, call: CallView) -> float:
         """What the call would lose on a decode instance: all, without room, or what others in the batch slow it by."""

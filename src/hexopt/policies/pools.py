@@ -88,25 +88,26 @@ class Pools:
         since = self._idle_since_us[i]
         return 0 <= since <= now_us - self._lend_after_us
 
-    def strengthen(self, stage: int, weights: Sequence[float], load: Sequence[float], now_us: int) -> int:
-        """Give the pool of a stage that threatens its SLO one more instance; return which, -1 for none.
+    def strengthen(
+        self, stage: int, weights: Sequence[float], load: Sequence[float], able: Sequence[int], now_us: int
+    ) -> int:
+        """Give the pool of a stage that threatens the SLO one more of the ``able`` instances; return which, or -1.
 
         First one of its own that is lent out; then an idle one of another pool, on loan; then one to keep, if it has
         fewer than its work is worth, from the pool that has most above that. Of several, the least loaded one.
         """
         pool = self.pool_of[stage]
-        everyone = range(len(self.home))
-        lent = [i for i in everyone if self.home[i] == pool != self.serves[i]]
+        lent = [i for i in able if self.home[i] == pool != self.serves[i]]
         if lent:
             return self._serve(lent, pool, load)
-        others = [i for i in everyone if self.serves[i] == self.home[i] != pool]
+        others = [i for i in able if self.serves[i] == self.home[i] != pool]
         idle = [i for i in others if self._may_lend(i, now_us)]
         if idle:
             i = self._serve(idle, pool, load)
             self._idle_since_us[i] = -1
             return i
         pooled = self.weights(weights)
-        worth = sizes(pooled, len(everyone))
+        worth = sizes(pooled, len(self.home))
         spare = [self.home.count(i) - worth[i] for i in range(len(worth))]
         if spare[pool] >= 0:
             return -1
