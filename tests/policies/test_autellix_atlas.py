@@ -286,8 +286,12 @@ def test_waiting_time() -> None:
 
 @pytest.mark.parametrize(
     ("options", "what"),
-    [({"queues": 0}, "queues"), ({"first_bound": 0.0}, "first_bound"), ({"quantum": -1.0}, "quantum")]
-    + [({"beta": -0.5}, "beta")],
+    [
+        ({"queues": 0}, "queues"),
+        ({"first_bound": 0.0}, "first_bound"),
+        ({"quantum": -1.0}, "quantum"),
+        ({"beta": -0.5}, "beta"),
+    ],
 )
 def test_illegal_options(options: dict[str, Any], what: str) -> None:
     with pytest.raises(ConfigError, match=f"policy 'autellix-atlas': option '{what}'"):
