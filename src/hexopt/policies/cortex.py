@@ -79,8 +79,11 @@ class Cortex(BasePolicy):
         Weight of the work of a stage that is always on the critical path; one that never is weighs 1.
     work_half_life_s
         Time after which work counts half; 0 for never.
-    lend_below, lend_after_s
-        An instance may be lent if its load and its memory in use have been below this share for so long.
+    lend_below
+        An instance may be lent if its load and its memory in use have both been below this share for ``lend_after_s``.
+        Load is the share of the batch in use; of a prefill instance, the work ahead in seconds.
+    lend_after_s
+        For how long they must have been.
     locality
         Whether a call goes to the instances of its last parent of the same stage, if these are in its pool and have at
         most twice the least outstanding tokens in it; others go to the least.
