@@ -225,6 +225,15 @@ def test_only_a_pool_worth_more_is_scaled() -> None:
     assert pools.strengthen(0, [3.0, 1.0], [0] * 4, range(4), 0) == -1
 
 
+def test_a_pool_that_has_its_worth_leaves_the_rest_to_others() -> None:
+    # Pools of 2, 1 and 1 instances, worth 1, 1 and 2 now: the second one gets none of the first's.
+    pools = Pools(4, 0.5, 30 * SECOND)
+    pools.partition([1.0, 1.0, 1.0])
+    assert pools.home == [0, 0, 1, 2]
+    assert pools.strengthen(1, [1.0, 1.0, 4.0], [0] * 4, range(4), 0) == -1
+    assert pools.strengthen(2, [1.0, 1.0, 4.0], [0] * 4, range(4), 0) == 0
+
+
 def test_only_instances_that_can_hold_the_call_help() -> None:
     pools = two_pools()
     assert pools.strengthen(0, [3.0, 1.0], [0, 0, 7, 4], (0, 1, 2), 0) == 2
@@ -349,16 +358,18 @@ def test_calls_follow_their_workflows_state(outstanding: int, expected: int) -> 
 
 
 def test_another_stage_does_not_follow() -> None:
-    c = cluster(2, 2)
+    # c1, a root of 100 tokens, ran on p2 and d2. With c2, of 1,000, there are two pools, of one and of two instances:
+    # c2's own has p1 and p2, both idle. It goes to the lower one, not to c1's.
+    c = cluster(3, 3)
     policy = ready(Cortex(stage="root"), c)
     books = Books(c)
     w = books.workflow()
     c1 = books.call(workflow=w)
     policy.plan(books.view())
     books.complete(c1, 0, 10_000, 0, 0, 0)
+    c1.prefill = c1.decode = 2
     books.now_us = 10_000
-    c2 = books.call(workflow=w, ready_us=10_000, parents=(c1,))
-    # c1 ran in the pool of roots, p0 and d0 as there are two pools of one instance now.
+    c2 = books.call(1000, 110, workflow=w, ready_us=10_000, parents=(c1,))
     assert pairs(policy.plan(books.view())) == [(c2.key, 1, 1)]
 
 
