@@ -232,7 +232,7 @@ class Autellix(BasePolicy):
             return dispatch.place(call, priority)
         program = self._programs[call.workflow.index]
         if program.home is not None:
-            return dispatch.place(call, priority, *program.home)
+            return dispatch.place_at(call, priority, *program.home)
         decision = dispatch.place(call, priority)
         program.home = (decision.prefill, decision.decode)
         return decision

@@ -17,11 +17,16 @@ class FewestOutstanding:
         self._prefill = [p.outstanding_tokens for p in view.prefill]
         self._decode = [d.outstanding_tokens for d in view.decode]
 
-    def place(self, call: CallView, priority: float, prefill: int = -1, decode: int = -1) -> Decision:
-        """Bind ``call`` to the least loaded prefill and decode instance that can hold it, ties to the lower index.
+    def place(self, call: CallView, priority: float) -> Decision:
+        """Bind ``call`` to the least loaded prefill and decode instance that can hold it, ties to the lower index."""
+        p = least(self._prefill, call.prefill_candidates)
+        d = least(self._decode, call.decode_candidates)
+        self._prefill[p] += call.prompt_tokens
+        self._decode[d] += call.prompt_tokens + call.predicted_output_tokens
+        return Decision(call.key, p, d, priority)
 
-        ``prefill`` and ``decode``: rather there, if it can hold the call (-1: no wish).
-        """
+    def place_at(self, call: CallView, priority: float, prefill: int, decode: int) -> Decision:
+        """Bind ``call`` to ``prefill`` and ``decode``; where one is -1 or cannot hold it, to the least loaded one."""
         p = prefill if prefill in call.prefill_candidates else least(self._prefill, call.prefill_candidates)
         d = decode if decode in call.decode_candidates else least(self._decode, call.decode_candidates)
         return self._bind(call, priority, p, d)

@@ -149,7 +149,7 @@ class Kairos(BasePolicy):
         d = self._forecast.lowest(call, now_us, expected_us)
         self._forecast.place(call, d, now_us, expected_us)
         self._completions.add(call)
-        return dispatch.place(call, self._priority(call), decode=d)
+        return dispatch.place_at(call, self._priority(call), -1, d)
 
     def _priority(self, call: CallView) -> float:
         rank = self._ranks.get(self._stages.of(call))
