@@ -38,7 +38,7 @@ class Autellix(BasePolicy):
     Parameters
     ----------
     queues
-        Number of queues, at least 1 (the source: K, without a value).
+        Number of queues (K), at least 1. That, and every value below but ``short_tokens``, is a choice of ours.
     first_bound
         Where the service range of the first queue ends; each further queue's is twice as far, the last has no end.
         With 8 queues that is 0.5 to 32.
@@ -48,8 +48,7 @@ class Autellix(BasePolicy):
     quantum
         Time quantum of a queue, as a share of the width of its service range.
     beta
-        Waiting over execution time from which on a call rises to the first queue; 0 for never (the source: β, without
-        a value).
+        Waiting over execution time (β) from which on a call rises to the first queue; 0 for never.
     short_tokens
         Calls with a prompt of up to so many tokens go to the least used instances, with the fewest outstanding tokens;
         a program's first longer call does, too, and later longer ones follow it.

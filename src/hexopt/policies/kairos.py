@@ -8,10 +8,9 @@ would run, in slots of half a second.
 
 What the source has and this engine lacks: its agents are named by the application, while a view knows where a call
 stands in its workflow only (``agent`` says what is made of that); it is told when an application ends, and here one
-that stays silent is taken to have ended (one that goes on later has left samples that are too short); its dispatcher
-holds calls back centrally while no instance has room, and here they are placed at once and wait in the queues of their
-instances; and its instances do both phases, while here it only chooses the decode instance, and the prefill instance is
-the one with the fewest outstanding tokens.
+that stays silent is taken to have ended (one that goes on later has left samples that are too short); and its
+instances do both phases, while here it only chooses the decode instance, and the prefill instance is the one with the
+fewest outstanding tokens. Calls are placed at once and wait, in order, in the queues of their instances.
 """
 
 from __future__ import annotations
