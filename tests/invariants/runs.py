@@ -39,6 +39,10 @@ POLICIES = (
     "sjf",
     "srpt",
     "workflow-llf",
+    "autellix-plas",
+    "autellix-atlas",
+    "kairos",
+    "cortex",
 )
 """Every shipped policy but ``replay``, which has a test of its own."""
 

@@ -16,10 +16,14 @@ from hexopt.policies import registry
 from hexopt.policies.registry import make_policy, policy_names, policy_options, policy_record, policy_summary
 
 NAMES = [
+    "autellix-atlas",
+    "autellix-plas",
+    "cortex",
     "earliest-finish",
     "fcfs",
     "goodserve",
     "hexagent",
+    "kairos",
     "least-loaded",
     "netkv",
     "random",
@@ -82,7 +86,7 @@ def test_defaults() -> None:
 
 
 def test_unknown_names_suggest_the_nearest() -> None:
-    told("hexagnt", {}, "policy 'hexagnt'", "did you mean 'hexagent'?", "known: earliest-finish, fcfs")
+    told("hexagnt", {}, "policy 'hexagnt'", "did you mean 'hexagent'?", "known: autellix-atlas, autellix-plas")
     told("", {}, "policy ''", "known:")
     told("workflow_fcfs", {}, "did you mean 'workflow-fcfs'?")
 
