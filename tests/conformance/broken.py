@@ -8,7 +8,7 @@ import math
 import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -36,6 +36,36 @@ class Decent:
 
     def priority(self, call: CallView) -> float:
         return float(call.ready_us)
+
+
+class Liberties(Decent):
+    """Breaks nothing either, and does all that is allowed: moves, re-binds, re-ranks, holds back, asks for wake-ups."""
+
+    name: ClassVar[str] = "liberties"
+
+    def reset(self, cluster: Cluster, latency: LatencyModel, rng: np.random.Generator) -> None:
+        super().reset(cluster, latency, rng)
+        self.handoff = cluster.binding == "handoff"
+
+    def plan(self, view: View) -> Plan:
+        held = [call for call in view.pool if view.now_us < call.ready_us + 300]
+        decisions = [self.place(call) for call in view.pool if call not in held]
+        for p in view.prefill:
+            decisions += [self.place(call) for call in p.queue.values() if call.key % 3]
+        for d in view.decode:
+            for call in d.bound.values():
+                if CallState.PREFILLING <= call.state <= CallState.TRANSFERRED:
+                    free = self.handoff and call.state <= CallState.ADMISSION
+                    decode = self.one_of(call.decode_candidates) if free else call.decode
+                    decisions.append(Decision(call.key, call.prefill, decode, float(self.rng.normal())))
+        return Plan(decisions, min(call.ready_us for call in held) + 300 if held else None)
+
+    def place(self, call: CallView) -> Decision:
+        p, d = self.one_of(call.prefill_candidates), self.one_of(call.decode_candidates)
+        return Decision(call.key, p, d, float(self.rng.normal()))
+
+    def one_of(self, candidates: Sequence[int]) -> int:
+        return candidates[int(self.rng.integers(len(candidates)))]
 
 
 # ----- P1, P2 ---------------------------------------------------------------------------------------------------------
@@ -245,7 +275,7 @@ class Coin(Decent):
 
 class NumpyCoin(Decent):
     def priority(self, call: CallView) -> float:
-        return float(np.random.rand())  # noqa: NPY002
+        return float(np.random.rand())
 
 
 class Seeds(Decent):

@@ -9,8 +9,7 @@ import pytest
 from hexopt.errors import ConformanceError, HexoptError
 from hexopt.testing import RULES, check_policy
 from hexopt.testing.foresight import check_foresight
-from tests.conformance.broken import BROKEN, Broken, Decent
-
+from tests.conformance.broken import BROKEN, Broken, Decent, Liberties
 
 FORESEEING = [case for case in BROKEN if case.rule == "P10"]
 
@@ -41,8 +40,10 @@ def assert_told(case: Broken, error: ConformanceError) -> None:
         assert words in message
 
 
-def test_a_decent_policy_passes() -> None:
-    assert check_policy(Decent).policy == "decent"
+@pytest.mark.parametrize("policy", [Decent, Liberties])
+def test_what_breaks_nothing_passes(policy: type[Decent]) -> None:
+    """Also a policy that does all it may."""
+    assert check_policy(policy).policy == policy.name
 
 
 def test_every_rule_has_a_policy_that_breaks_it() -> None:

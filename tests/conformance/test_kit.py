@@ -51,11 +51,11 @@ def test_an_instance_is_checked_as_it_stands() -> None:
 
 
 def test_what_cannot_be_built_or_copied() -> None:
-    with pytest.raises(ConfigError, match="missing 1 required positional argument.*lambda: MyPolicy"):
+    with pytest.raises(ConfigError, match=r"missing 1 required positional argument.*lambda: MyPolicy"):
         check_policy(Offset)
     policy: Any = Offset(3)
     policy.lock = threading.Lock()
-    with pytest.raises(ConfigError, match="cannot be copied.*callable without arguments"):
+    with pytest.raises(ConfigError, match=r"cannot be copied.*callable without arguments"):
         check_policy(policy)
     with pytest.raises(ConfigError, match="policy 'fcsf': it is unknown, did you mean 'fcfs'"):
         check_policy("fcsf")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from hexopt.core.protocols import Policy
+from hexopt.core.streams import stream
 from hexopt.core.workflow import Trace
 from hexopt.errors import PlanError, SimulationStalled
+from hexopt.latency import ClusterLatency
+from hexopt.latency.estimates import misjudged
 from hexopt.policies.fcfs import Fcfs
 from hexopt.sim.engine import Simulation
 from hexopt.sim.predictors import make_predictor
@@ -34,6 +37,7 @@ class Run:
             closely=closely,
         )
         self._trace: Trace = scenario.trace
+        believed = misjudged(scenario.cluster, scenario.estimate_error, stream(scenario.seed, "estimates"))
         simulation = Simulation(
             scenario.trace,
             scenario.cluster,
@@ -41,6 +45,7 @@ class Run:
             make_predictor(scenario.predictor),
             seed=scenario.seed,
             stop_us=scenario.stop_us,
+            estimates=ClusterLatency(believed),
         )
         self._table = simulation.table
         try:

@@ -38,7 +38,8 @@ class Scenario:
     """One run that every policy must come through.
 
     ``fallback``: the policy's own (``fcfs`` if it has none), or none at all. ``at_most``: the run is cut short after
-    this many invocations. ``stop_us``: it ends at that instant.
+    this many invocations. ``stop_us``: it ends at that instant. ``estimate_error``: of the service times that the
+    policy is told, as in :func:`hexopt.simulate`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Scenario:
     fallback: Literal["own", "none"] = "none"
     at_most: int | None = None
     stop_us: int | None = None
+    estimate_error: float = 0.0
     seed: int = 7
 
 
@@ -102,6 +104,7 @@ def mixed(seed: int) -> Scenario:
         predictor=_PREDICTORS[seed % 5],
         plan_latency_us=latency_us,
         fallback=fallback,
+        estimate_error=0.3 if seed % 4 == 1 else 0.0,
         seed=seed,
     )
 
