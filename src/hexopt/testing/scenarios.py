@@ -84,7 +84,7 @@ def scenarios(thorough: bool) -> Iterator[Scenario]:
         yield Scenario(
             f"storm {mode[0]}",
             roomy(mixed_cluster(*mode)),
-            stream_of_calls(4_000 if thorough else 900),
+            chains(200 if thorough else 45, 20),
             plan_latency_us=latency_us,
             fallback=fallback,
         )
@@ -204,9 +204,23 @@ def burst(count: int) -> Trace:
     return _single((0, *sizes[i % 5]) for i in range(count))
 
 
-def stream_of_calls(count: int) -> Trace:
-    """Short calls one after the other, each with an event of every kind."""
-    return _single((300 * i, 1 + 7 * i % 40, 1 + i % 4) for i in range(count))
+def chains(count: int, length: int) -> Trace:
+    """Chains of short calls, each with an event of every kind; so no queue grows long, whatever a policy does."""
+    return Trace(
+        tuple(
+            Workflow(
+                f"w{w}",
+                "abc"[w % 3],
+                15_000 * w,
+                tuple(
+                    Call(f"c{i}", (i - 1,) if i else (), 1 + (7 * i + w) % 40, 1 + (i + w) % 4, tool_us=700 * (i % 3))
+                    for i in range(length)
+                ),
+            )
+            for w in range(count)
+        ),
+        "chains",
+    )
 
 
 def crowd(count: int) -> Trace:
