@@ -288,7 +288,7 @@ class Seeds(Decent):
 
 class Entropy(Decent):
     def priority(self, call: CallView) -> float:
-        return float(os.urandom(1)[0])
+        return float(int.from_bytes(os.urandom(6)))
 
 
 class Unseeded(Decent):
@@ -455,7 +455,7 @@ BROKEN = (
     Broken(NumpyCoin, "P7", ("used the global generator of numpy.random at 0 µs",)),
     Broken(Seeds, "P7", ("used the global generator of random in reset",)),
     Broken(Entropy, "P8", ("of two fresh instances decided at 0 µs once (call=0,", "same views and the same seed")),
-    Broken(Unseeded, "P8", ("of two fresh instances decided at 0 µs once",)),
+    Broken(Unseeded, "P8", ("of two fresh instances decided at",)),
     Broken(SharedCount, "P8", ("state outside the instance",)),
     Broken(Remembers, "P9", ("after other runs of a fresh and a used instance decided", "priority=1.0", "in reset")),
     Broken(KeepsGenerator, "P9", ("of a fresh and a used instance decided at 0 µs",)),

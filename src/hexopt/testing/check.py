@@ -32,7 +32,7 @@ def check_policy(policy: Policy | Callable[[], Policy] | str, *, thorough: bool 
         A class or any callable without arguments that builds the policy, a fresh one at every call; or an instance, of
         which deep copies as it stands serve as the fresh ones; or a name that :func:`hexopt.make_policy` knows.
     thorough
-        Many more scenarios and longer ones: minutes instead of seconds.
+        Many more scenarios and longer ones: some ten times as long.
 
     Raises
     ------
