@@ -19,7 +19,7 @@ def plot_attainment(data: Results, ax: Axes | None = None) -> Axes:
     draw_ecdf(ax, values, marks=(0.95, 0.99))
     ax.set_xlabel("SLO scale α (× standalone latency, log)")
     ax.set_ylabel("workflows within α × standalone")
-    ax.set_title(f"SLO attainment (left and high is better)\n{', '.join(data.clusters)}, {_pooled(data)}")
+    ax.set_title(f"SLO attainment (left and high is better)\n{data.where}, {_pooled(data)}")
     return ax
 
 

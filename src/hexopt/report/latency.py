@@ -21,6 +21,6 @@ def plot_latency(data: Results, ax: Axes | None = None) -> Axes:
     seeds = data.runs["seed"].nunique()
     ax.set_title(
         "Workflow latency, arrival to last token (left is better)\n"
-        f"{', '.join(data.clusters)}, " + (f"{seeds} seeds pooled" if seeds > 1 else "one run")
+        f"{data.where}, " + (f"{seeds} seeds pooled" if seeds > 1 else "one run")
     )
     return ax
