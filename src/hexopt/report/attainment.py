@@ -14,7 +14,7 @@ def plot_attainment(data: Results, ax: Axes | None = None) -> Axes:
 
     Seeds are pooled; dots mark 95% and 99%. An unfinished workflow is never attained.
     """
-    ax = new_axes(ax)
+    ax = new_axes(ax, rows=len(data.policies))
     values = {p: data.workflows.loc[data.workflows["policy"] == p, "ratio"].astype(float) for p in data.policies}
     draw_ecdf(ax, values, marks=(0.95, 0.99))
     ax.set_xlabel("SLO scale α (× standalone latency, log)")

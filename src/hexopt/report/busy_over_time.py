@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -107,11 +109,11 @@ def plot_busy_over_time(data: Results, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _extent(data: Results, runs: list[dict[str, object]]) -> tuple[float, float]:
+def _extent(data: Results, runs: list[dict[Hashable, Any]]) -> tuple[float, float]:
     firsts = [_first_us(data, run) for run in runs]
-    ends = [first + float(str(run["makespan_s"])) * 1e6 for first, run in zip(firsts, runs, strict=True)]
+    ends = [first + float(run["makespan_s"]) * 1e6 for first, run in zip(firsts, runs, strict=True)]
     return min(firsts), max(ends)
 
 
-def _first_us(data: Results, run: dict[str, object]) -> float:
+def _first_us(data: Results, run: dict[Hashable, Any]) -> float:
     return float(of_run(data.workflows, run)["arrival_us"].min())

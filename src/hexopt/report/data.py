@@ -32,8 +32,8 @@ _TEXT = (
 class Setting(NamedTuple):
     """One cell of a study's grid: what all policies met alike. An axis that the study does not vary may be empty.
 
-    ``load`` and ``estimate_error`` are the numbers as the study states them, as text: load as a multiple or as a
-    rate, error as a share (0.3 is 30%).
+    ``load`` and ``estimate_error`` are shares as the study states them, as text: of what the cluster can do, and of
+    the true service time (0.3 is 30%).
     """
 
     cluster: str

@@ -14,6 +14,7 @@ from hexopt.report.attainment import plot_attainment
 from hexopt.report.data import Results, Setting, number
 from hexopt.report.kv_peak import plot_kv_peak
 from hexopt.report.latency import plot_latency
+from hexopt.report.overview import plot_overview
 from hexopt.report.paper import load_paper
 from hexopt.report.req_bars import plot_req_bars
 from hexopt.report.style import house_style, save
@@ -87,6 +88,11 @@ PLOTS: dict[str, Callable[[Results], Axes]] = {
 }
 """Their functions, each ``plot_x(data, ax=None)``."""
 
+OVERVIEW = Kind(
+    lambda data: plot_overview(data, paper=load_paper()),
+    "Mean Req99 in every cell of the study, a row per cell and a mark per policy, with 95% intervals. Hollow diamonds: "
+    "the paper's HexAGenT, where cluster and trace bear the paper's names.",
+)
 LOAD = Kind(
     load_curve.plot_load,
     "Mean Req99 over load with its 95% interval. A policy has collapsed where its Req99 is infinite or more than "
@@ -115,7 +121,7 @@ class Drawn:
 def base_settings(data: Results) -> list[Setting]:
     """Return, per cluster and trace, the setting that stands for it where only one is drawn.
 
-    The smallest estimate error, and of the loads 1 if it is there, else the middle one (the lower of two).
+    The smallest estimate error and the middle load (the lower of two).
     """
     groups: dict[tuple[str, str], list[Setting]] = {}
     for setting in data.settings:
@@ -124,7 +130,7 @@ def base_settings(data: Results) -> list[Setting]:
     for settings in groups.values():
         least = min(_or_zero(s.estimate_error) for s in settings)
         exact = sorted((s for s in settings if _or_zero(s.estimate_error) == least), key=lambda s: number(s.load))
-        chosen.append(next((s for s in exact if number(s.load) == 1), exact[(len(exact) - 1) // 2]))
+        chosen.append(exact[(len(exact) - 1) // 2])
     return chosen
 
 
@@ -139,9 +145,11 @@ def draw_figures(data: Results, folder: Path, formats: Sequence[str] = ("png", "
         if lacking:
             drawn.append(Drawn(name, setting, kind.caption, lacking=lacking))
             return
-        several = len(bases) > 1
+        several = len(bases) > 1 and setting.cluster
         suffix = "--".join(["", *(_word(t) for t in (setting.cluster, setting.trace) if t)]) if several else ""
-        drawn.append(Drawn(name, setting, kind.caption, tuple(save(kind.plot(part), folder / f"{name}{suffix}", formats))))
+        drawn.append(
+            Drawn(name, setting, kind.caption, tuple(save(kind.plot(part), folder / f"{name}{suffix}", formats)))
+        )
 
     with house_style():
         for base in bases:
@@ -152,6 +160,8 @@ def draw_figures(data: Results, folder: Path, formats: Sequence[str] = ("png", "
                 draw("load", LOAD, here.of(estimate_error=base.estimate_error), base._replace(load=""))
             if len(here.values("estimate_error")) > 1:
                 draw("sensitivity", SENSITIVITY, here.of(load=base.load), base._replace(estimate_error=""))
+        if len(data.settings) > 1:
+            draw("overview", OVERVIEW, data, Setting(""))
         if data.calls is not None:
             draw("timeline", TIMELINE, data, bases[0])
     return drawn

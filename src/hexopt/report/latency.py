@@ -11,7 +11,7 @@ from hexopt.report.style import new_axes
 
 def plot_latency(data: Results, ax: Axes | None = None) -> Axes:
     """Draw the share of workflows that finished within x seconds of their arrival, per policy, seeds pooled."""
-    ax = new_axes(ax)
+    ax = new_axes(ax, rows=len(data.policies))
     values = {
         p: data.workflows.loc[data.workflows["policy"] == p, "latency_us"].astype(float) / 1e6 for p in data.policies
     }

@@ -43,7 +43,7 @@ def plot_load(data: Results, ax: Axes | None = None) -> Axes:
     The pale region begins where the first policy collapses, the darker one where the last does. A value that is
     infinite (a workflow did not finish) stands at the top edge as ∞.
     """
-    ax = new_axes(ax)
+    ax = new_axes(ax, rows=len(data.policies))
     loads = _loads(data)
     looks = policy_looks(data.policies)
     seen: list[float] = []
@@ -66,7 +66,14 @@ def plot_load(data: Results, ax: Axes | None = None) -> Axes:
         seen += [*ys, *lows, *highs]
         ax.fill_between(xs, lows, highs, color=look.colour, alpha=0.18, linewidth=0)
         ax.plot(
-            xs, ys, color=look.colour, linestyle=look.dash, marker=look.marker, markersize=6, linewidth=1.8, label=policy
+            xs,
+            ys,
+            color=look.colour,
+            linestyle=look.dash,
+            marker=look.marker,
+            markersize=6,
+            linewidth=1.8,
+            label=policy,
         )
     first, last = _shade(ax, data, loads[-1][1])
     taken: dict[float, int] = {}
@@ -78,12 +85,12 @@ def plot_load(data: Results, ax: Axes | None = None) -> Axes:
         )  # fmt: skip
     ax.set_xticks([load for _, load in loads], [f"{load:g}" for _, load in loads])
     ax.grid(axis="x", visible=False)
-    ax.set_xlabel("load, as the study names it (× the arrival rate, or workflows per second)")
+    ax.set_xlabel("load (share of what the cluster can do that arrives)")
     log_y_if_wide(ax, seen, "Req99 (× standalone latency)")
     seeds = data.runs["seed"].nunique()
     ax.set_title(
-        f"Req99 against load (lower is better)\n{data.where}, "
-        + (f"mean of {seeds} seeds, band: 95% interval" if seeds > 1 else "one seed")
+        f"Req99 against load (lower is better); collapsed: more than {COLLAPSE:g} × that at the lowest load\n"
+        f"{data.where}, " + (f"mean of {seeds} seeds, band: 95% interval" if seeds > 1 else "one seed")
     )
     below(ax, len(data.policies) + int(first) + int(last))
     return ax
@@ -94,17 +101,18 @@ def _shade(ax: Axes, data: Results, end: float) -> tuple[bool, bool]:
     first, last = min(points.values()), max(points.values())
     margin = 0.03 * (end - _loads(data)[0][1])
     ax.set_xlim(_loads(data)[0][1] - margin, end + margin)
-    if first <= end:
+    some = first <= end and first < last
+    if some:
         ax.axvspan(
             first - margin / 3, min(last, end + 2 * margin), color="#D9D9D9", alpha=0.45, zorder=0, linewidth=0,
-            label=f"a policy has collapsed (> {COLLAPSE:g} × lowest load)",
+            label="some collapsed",
         )  # fmt: skip
     if last <= end:
         ax.axvspan(
             last - margin / 3, end + 2 * margin, color="#A6A6A6", alpha=0.55, zorder=0, linewidth=0,
-            label="every policy has collapsed",
+            label="all collapsed",
         )  # fmt: skip
-    return first <= end, last <= end
+    return some, last <= end
 
 
 def _loads(data: Results) -> list[tuple[str, float]]:

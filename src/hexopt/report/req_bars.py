@@ -21,12 +21,14 @@ def plot_req_bars(data: Results, ax: Axes | None = None, paper: Paper | None = N
     ``paper`` adds hollow diamonds: what is published for a policy of that name on a cluster and trace of that name.
     A policy with an unfinished workflow has no scale that is wide enough: a pale bar up to the top, marked ∞.
     """
-    ax = new_axes(ax)
+    ax = new_axes(ax, rows=len(data.policies))
     policies = data.policies
     looks, names = policy_looks(policies), data.named()
     crowded = len(policies) > CROWDED
     width = 0.84 / len(policies)
-    published = {p: paper.beside(data.clusters[0], data.values("trace")[0], names[p]) for p in policies} if paper else {}
+    published = (
+        {p: paper.beside(data.clusters[0], data.values("trace")[0], names[p]) for p in policies} if paper else {}
+    )
     finite = [v for metric, _ in METRICS for v in data.runs[metric].astype(float) if math.isfinite(v)]
     finite += [v for pair in published.values() if pair for v in pair]
     log_y_if_wide(ax, finite, "SLO scale needed (× standalone latency)")
@@ -68,16 +70,17 @@ def plot_req_bars(data: Results, ax: Axes | None = None, paper: Paper | None = N
                 spread = [x + width * (0.16 + 0.18 * j / len(shown)) for j in range(len(shown))]
                 ax.scatter(spread, shown, s=16, color="white", edgecolor="black", linewidth=0.7, zorder=3)
             beside = published.get(policy)
-            heights = [mean, *shown, interval[1] if interval else 0]
+            text_y = top if endless else max([mean, *shown, interval[1] if interval else 0])
             if beside:
                 ax.plot(
                     x - width * 0.3, beside[group], "D", color="black", markerfacecolor="none", markeredgewidth=1.5,
                     markersize=8 if not crowded else 6, zorder=4,
                 )  # fmt: skip
-                heights.append(beside[group])
+                if 0 < (beside[group] - text_y) / top < 0.12:  # the number would stand on the diamond
+                    text_y = beside[group]
             ax.annotate(
                 "∞" if endless else f"{mean:#.3g}",
-                (x, top if endless else max(heights)),
+                (x, text_y),
                 (0, 6 if beside else 5),
                 textcoords="offset points",
                 ha="center",

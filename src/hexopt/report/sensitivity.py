@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 
@@ -45,11 +46,11 @@ def relative_req99(data: Results) -> dict[str, dict[float, tuple[float, list[flo
 
 def plot_sensitivity(data: Results, ax: Axes | None = None) -> Axes:
     """Draw Req99 relative to that without error, in percent, over the estimate error; dots are single seeds."""
-    ax = new_axes(ax)
+    ax = new_axes(ax, rows=len(data.policies))
     looks = policy_looks(data.policies)
     relative = relative_req99(data)
     errors = [100 * error for _, error in _errors(data)]
-    step = min(b - a for a, b in zip(errors, errors[1:], strict=False)) if len(errors) > 1 else 1.0
+    step = min(b - a for a, b in pairwise(errors)) if len(errors) > 1 else 1.0
     for i, (policy, curve) in enumerate(relative.items()):
         look = looks[policy]
         finite = {error: value for error, value in curve.items() if math.isfinite(value[0])}
@@ -72,12 +73,11 @@ def plot_sensitivity(data: Results, ax: Axes | None = None) -> Axes:
     ax.grid(axis="x", visible=False)
     ax.set_xlabel("error of the service-time estimates (%)")
     ax.set_ylabel("change of Req99 against no error (%)")
-    traces = len(data.values("trace"))
-    seeds = data.runs["seed"].nunique()
+    traces, n = len(data.values("trace")), data.runs["seed"].nunique()
     ax.set_title(
         f"Sensitivity to estimate error (lower is better)\n{data.where}, "
         + (f"mean over {traces} traces, " if traces > 1 else "")
-        + (f"mean of {seeds} seeds, dots are seeds" if seeds > 1 else "one seed")
+        + (f"mean of {n} seeds, dots are seeds" if n > 1 else "one seed")
     )
     below(ax, len(relative))
     return ax

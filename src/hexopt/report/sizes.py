@@ -41,7 +41,7 @@ def plot_sizes(data: Results, ax: Axes | None = None) -> Axes:
     Seeds are pooled. Groups hold about equally many workflows. An unfinished workflow counts as infinite: where it
     decides a quantile, the mark stands at the top edge with the sign ∞.
     """
-    ax = new_axes(ax)
+    ax = new_axes(ax, rows=len(data.policies))
     table = with_call_counts(data)
     ranges = size_bins(table["calls"])
     looks = policy_looks(data.policies)
@@ -52,7 +52,7 @@ def plot_sizes(data: Results, ax: Axes | None = None) -> Axes:
         mine = table[table["policy"] == policy]
         look = looks[policy]
         for b, (low, high) in enumerate(ranges):
-            ratios = mine.loc[mine["calls"].between(low, high), "ratio"].astype(float).to_numpy()
+            ratios = mine.loc[mine["calls"].between(low, high), "ratio"].to_numpy(dtype=np.float64)
             if not len(ratios):
                 continue
             x = b + (i - (len(data.policies) - 1) / 2) * step
@@ -85,5 +85,5 @@ def plot_sizes(data: Results, ax: Axes | None = None) -> Axes:
         f"Ratio by workflow size: median (filled) and 95th percentile (hollow)\n{data.where}, "
         + (f"{seeds} seeds pooled" if seeds > 1 else "one run")
     )
-    below(ax, len(data.policies))
+    below(ax, len(data.policies), drop=52)
     return ax

@@ -87,7 +87,10 @@ def policy_looks(policies: Sequence[str]) -> dict[str, Look]:
     """Return the look of each policy label."""
     colours, dashes = policy_colours(policies), policy_dashes(policies)
     looks: dict[str, Look] = {}
-    for i, policy in enumerate(policies):
+    # Whose colour is its own stays plain.
+    order = sorted(range(len(policies)), key=lambda i: FIXED.get(policies[i]) != colours[policies[i]])
+    for i in order:
+        policy = policies[i]
         before = sum(look.colour == colours[policy] for look in looks.values())
         looks[policy] = Look(
             colours[policy], dashes[policy], MARKERS[i % len(MARKERS)], HATCHES[min(before, len(HATCHES) - 1)]
