@@ -86,10 +86,11 @@ def plot_breakdown(data: Results, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax, rows=len(policies))
     means = mean_parts(data).reindex(policies)
     left = [0.0] * len(policies)
+    thick = min(0.72, 0.25 + 0.12 * len(policies))
     for part, (colour, hatch) in PARTS.items():
         widths = means[part].fillna(0.0).tolist()
         ax.barh(
-            range(len(policies)), widths, 0.72, left=left, color=colour, hatch=hatch, label=part,
+            range(len(policies)), widths, thick, left=left, color=colour, hatch=hatch, label=part,
             edgecolor="#555555", linewidth=0.6,
         )  # fmt: skip
         left = [a + b for a, b in zip(left, widths, strict=True)]
@@ -113,5 +114,5 @@ def plot_breakdown(data: Results, ax: Axes | None = None) -> Axes:
 
 def _totals(ax: Axes, totals: Sequence[float], means: pd.DataFrame) -> None:
     for y, total in enumerate(totals):
-        text = "none finished" if means.iloc[y].isna().all() else f"{total:#.3g}"
+        text = "none finished" if means.iloc[y].isna().all() else f"{total:#.3g}".rstrip(".")
         ax.annotate(text, (total, y), (5, 0), textcoords="offset points", va="center", fontsize=9)

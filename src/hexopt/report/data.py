@@ -116,6 +116,23 @@ class Results:
         return [Setting(*cell) for cell in dict.fromkeys(zip(*columns, strict=True))]
 
     @property
+    def bases(self) -> list[Setting]:
+        """Per cluster and trace, the setting that stands for it where only one is shown.
+
+        The smallest estimate error and the middle load (the lower of two).
+        """
+        groups: dict[tuple[str, str], list[Setting]] = {}
+        for setting in self.settings:
+            groups.setdefault((setting.cluster, setting.trace), []).append(setting)
+        chosen = []
+        for settings in groups.values():
+            least = min(abs(number(s.estimate_error or "0")) for s in settings)
+            exact = [s for s in settings if abs(number(s.estimate_error or "0")) == least] or settings
+            exact.sort(key=lambda s: number(s.load or "0"))
+            chosen.append(exact[(len(exact) - 1) // 2])
+        return chosen
+
+    @property
     def where(self) -> str:
         """What the runs have in common besides the policy, for a title."""
         settings = self.settings

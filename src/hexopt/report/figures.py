@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from hexopt.report import breakdown, busy_over_time, load_curve, planning, sensitivity, sizes
 from hexopt.report.attainment import plot_attainment
-from hexopt.report.data import Results, Setting, number
+from hexopt.report.data import Results, Setting
 from hexopt.report.kv_peak import plot_kv_peak
 from hexopt.report.latency import plot_latency
 from hexopt.report.overview import plot_overview
@@ -90,7 +90,7 @@ PLOTS: dict[str, Callable[[Results], Axes]] = {
 
 OVERVIEW = Kind(
     lambda data: plot_overview(data, paper=load_paper()),
-    "Mean Req99 in every cell of the study, a row per cell and a mark per policy, with 95% intervals. Hollow diamonds: "
+    "Mean Req99 per cluster and trace, a mark per policy with its 95% interval. Hollow diamonds: "
     "the paper's HexAGenT, where cluster and trace bear the paper's names.",
 )
 LOAD = Kind(
@@ -118,27 +118,11 @@ class Drawn:
     lacking: str = ""
 
 
-def base_settings(data: Results) -> list[Setting]:
-    """Return, per cluster and trace, the setting that stands for it where only one is drawn.
-
-    The smallest estimate error and the middle load (the lower of two).
-    """
-    groups: dict[tuple[str, str], list[Setting]] = {}
-    for setting in data.settings:
-        groups.setdefault((setting.cluster, setting.trace), []).append(setting)
-    chosen = []
-    for settings in groups.values():
-        least = min(_or_zero(s.estimate_error) for s in settings)
-        exact = sorted((s for s in settings if _or_zero(s.estimate_error) == least), key=lambda s: number(s.load))
-        chosen.append(exact[(len(exact) - 1) // 2])
-    return chosen
-
-
 def draw_figures(data: Results, folder: Path, formats: Sequence[str] = ("png", "svg")) -> list[Drawn]:
     """Write the figures of ``data`` into ``folder``, a set per cluster and trace, and return what became of each."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Drawn] = []
-    bases = base_settings(data)
+    bases = data.bases
 
     def draw(name: str, kind: Kind, part: Results, setting: Setting) -> None:
         lacking = kind.needs(part)
@@ -160,7 +144,7 @@ def draw_figures(data: Results, folder: Path, formats: Sequence[str] = ("png", "
                 draw("load", LOAD, here.of(estimate_error=base.estimate_error), base._replace(load=""))
             if len(here.values("estimate_error")) > 1:
                 draw("sensitivity", SENSITIVITY, here.of(load=base.load), base._replace(estimate_error=""))
-        if len(data.settings) > 1:
+        if len(bases) > 1:
             draw("overview", OVERVIEW, data, Setting(""))
         if data.calls is not None:
             draw("timeline", TIMELINE, data, bases[0])
@@ -170,10 +154,6 @@ def draw_figures(data: Results, folder: Path, formats: Sequence[str] = ("png", "
 def write_figures(data: Results, folder: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Write the figures of ``data`` into ``folder`` and return the files written."""
     return [path for figure in draw_figures(data, folder, formats) for path in figure.paths]
-
-
-def _or_zero(label: str) -> float:
-    return abs(number(label)) if label else 0.0
 
 
 def _word(text: str) -> str:

@@ -51,8 +51,7 @@ def plot_planning(data: Results, ax: Axes | None = None, paper: Mapping[str, flo
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("planning time per invocation (ms, wall clock, log)")
     ax.set_ylabel("policy")
-    ax.set_title(
-        f"Planning time: mean and longest of each run\n{data.where}, {len(timing)} runs, on the machine they ran on"
-    )
+    runs = "1 run" if len(timing) == 1 else f"{len(timing)} runs"
+    ax.set_title(f"Planning time: mean and longest of each run\n{data.where}, {runs}, on the machine they ran on")
     below(ax, 4, columns=2)
     return ax

@@ -26,9 +26,8 @@ def plot_req_bars(data: Results, ax: Axes | None = None, paper: Paper | None = N
     looks, names = policy_looks(policies), data.named()
     crowded = len(policies) > CROWDED
     width = 0.84 / len(policies)
-    published = (
-        {p: paper.beside(data.clusters[0], data.values("trace")[0], names[p]) for p in policies} if paper else {}
-    )
+    here = (data.clusters[0], data.values("trace")[0])
+    published = {p: paper.beside(*here, names[p]) for p in policies} if paper else {}
     finite = [v for metric, _ in METRICS for v in data.runs[metric].astype(float) if math.isfinite(v)]
     finite += [v for pair in published.values() if pair for v in pair]
     log_y_if_wide(ax, finite, "SLO scale needed (× standalone latency)")
@@ -79,14 +78,14 @@ def plot_req_bars(data: Results, ax: Axes | None = None, paper: Paper | None = N
                 if 0 < (beside[group] - text_y) / top < 0.12:  # the number would stand on the diamond
                     text_y = beside[group]
             ax.annotate(
-                "∞" if endless else f"{mean:#.3g}",
+                "∞" if endless else f"{mean:#.3g}".rstrip("."),
                 (x, text_y),
-                (0, 6 if beside else 5),
+                (0, -4 if endless else 6 if beside else 5),
                 textcoords="offset points",
                 ha="center",
-                va="bottom",
-                fontsize=size,
-                rotation=90 if crowded else 0,
+                va="top" if endless else "bottom",
+                fontsize=13 if endless else size,
+                rotation=90 if crowded and not endless else 0,
             )
     if any(published.values()):
         ax.plot([], [], "D", color="black", markerfacecolor="none", markeredgewidth=1.5, label="HexAGenT paper")
