@@ -56,7 +56,7 @@ def test_study_figures_draw_and_name_their_axes(policies: list[str], seeds: int)
     for ax in axes:
         assert ax.get_xlabel()
         assert ax.get_ylabel()
-        assert ax.get_title(loc="left")
+        assert ax.get_title()
         assert ax.get_legend() is not None
     assert "%" in axes[1].get_xlabel()
     assert "standalone" in axes[0].get_ylabel()
@@ -163,7 +163,7 @@ def test_bars_are_logarithmic_when_wide_and_survive_nothing_finite() -> None:
     cells = grid()
     cells["tiny", "", "", "", "hexagent", 0] = (30.0, 60.0)
     assert plot_req_bars(made(cells)).get_yscale() == "log"
-    none = {key: (math.inf, math.inf) for key in cells}
+    none = dict.fromkeys(cells, (math.inf, math.inf))
     assert texts(plot_req_bars(made(none))).count("∞") == 4
 
 

@@ -118,13 +118,24 @@ class Drawn:
     lacking: str = ""
 
 
-def draw_figures(data: Results, folder: Path, formats: Sequence[str] = ("png", "svg")) -> list[Drawn]:
-    """Write the figures of ``data`` into ``folder``, a set per cluster and trace, and return what became of each."""
+QUICK = ("req", "attainment", "latency", "utilisation", "kv_peak", "overview", "load", "sensitivity")
+"""Figures that need the runs' summaries, workflows and instances alone."""
+
+
+def draw_figures(
+    data: Results, folder: Path, formats: Sequence[str] = ("png", "svg"), names: Sequence[str] | None = None
+) -> list[Drawn]:
+    """Write the figures of ``data`` into ``folder``, a set per cluster and trace, and return what became of each.
+
+    ``names`` chooses among them; all if absent.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Drawn] = []
     bases = data.bases
 
     def draw(name: str, kind: Kind, part: Results, setting: Setting) -> None:
+        if names is not None and name not in names:
+            return
         lacking = kind.needs(part)
         if lacking:
             drawn.append(Drawn(name, setting, kind.caption, lacking=lacking))
@@ -151,9 +162,11 @@ def draw_figures(data: Results, folder: Path, formats: Sequence[str] = ("png", "
     return drawn
 
 
-def write_figures(data: Results, folder: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+def write_figures(
+    data: Results, folder: Path, formats: Sequence[str] = ("png", "svg"), names: Sequence[str] | None = None
+) -> list[Path]:
     """Write the figures of ``data`` into ``folder`` and return the files written."""
-    return [path for figure in draw_figures(data, folder, formats) for path in figure.paths]
+    return [path for figure in draw_figures(data, folder, formats, names) for path in figure.paths]
 
 
 def _word(text: str) -> str:

@@ -21,7 +21,7 @@ def size_bins(counts: pd.Series[int], bins: int = BINS) -> list[tuple[int, int]]
     """Return ranges of call counts, both ends included, that hold about equally many workflows each.
 
     >>> size_bins(pd.Series([1, 1, 1, 2, 3, 9]), 3)
-    [(1, 1), (2, 9)]
+    [(1, 1), (2, 2), (3, 9)]
     """
     ordered = np.sort(counts.to_numpy())
     # A size belongs to one bin, so many workflows of one size leave fewer bins.
