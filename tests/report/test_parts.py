@@ -106,7 +106,7 @@ def test_a_policy_that_finished_nothing_has_an_empty_bar(one_run: Results) -> No
 
 def test_busy_spans_are_merged_and_cut_at_the_end() -> None:
     calls = pd.DataFrame(
-        {"decode_instance": ["d"] * 4 + ["e"], "join_us": [5, 0, 8, 30, 1], "complete_us": [9, 10, 20, None, 99]}
+        {"decode_instance": ["d"] * 4 + ["e"], "join_us": [5, 0, 8, 30, 1], "complete_us": [7, 10, 20, None, 99]}
     )
     begins, ends = busy_spans(calls, "d", "decode", 40)
     assert list(zip(begins, ends, strict=True)) == [(0, 20), (30, 40)]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from hexopt.errors import OutputError
-from hexopt.report.data import AXES, Results, load_results
+from hexopt.report.data import AXES, Results, load_results, read_table
 from hexopt.report.document import Grid, Heading, Items, Text, to_html, to_markdown
 from hexopt.report.paper import load_paper
 from hexopt.report.tables import summary_rows
@@ -128,6 +128,13 @@ def test_a_table_without_the_axes_has_one_unnamed_value_of_each(experiment: Resu
     for table in (experiment.runs, experiment.summary, experiment.timing, experiment.workflows):
         assert set(AXES) <= set(table.columns)
     assert experiment.runs["load"].unique().tolist() == [""]
+
+
+def test_a_load_is_the_same_however_it_is_written(tmp_path: Path) -> None:
+    for i, written in enumerate(("1", "1.0", "1e0")):
+        (tmp_path / f"{i}.csv").write_text(f"cluster,load,policy\n1.0,{written},p\n")
+        table = read_table(tmp_path / f"{i}.csv")
+        assert table.loc[0, ["cluster", "trace", "load", "estimate_error"]].tolist() == ["1.0", "", "1", ""]
 
 
 def test_ours_stands_beside_the_paper_cell_by_cell() -> None:
