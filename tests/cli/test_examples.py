@@ -15,6 +15,7 @@ COMMANDS = [
     [],
     ["simulate"],
     ["plot"],
+    ["report"],
     ["policies"],
     ["trace"],
     ["trace", "info"],

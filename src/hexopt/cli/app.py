@@ -224,6 +224,30 @@ def plot_command(
     plot_folder(folder, format or ["png", "svg"])
 
 
+@app.command("report")
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="Folder that run or simulate --out wrote.", metavar="DIR")],
+    out: Annotated[
+        Path | None, typer.Option(parser=_folder, help="Folder of the report; else DIR itself.", metavar="DIR")
+    ] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="png or svg; may be repeated; both if absent.", metavar="FORMAT")
+    ] = None,
+) -> None:
+    """Write report.html and report.md of a result folder, with all figures.
+
+    They say what was run and what came out, with intervals, and where the
+    proposals lose. report.html is one file and needs no network.
+
+    Example:
+
+    hexopt report results/one
+    """
+    from hexopt.cli.report import report_folder
+
+    report_folder(folder, out, format or ["png", "svg"])
+
+
 @trace_app.command("info")
 def trace_info_command(
     file: Annotated[Path, typer.Argument(help="Trace file (.jsonl or .jsonl.gz).", metavar="FILE")],
