@@ -19,6 +19,7 @@ COMMANDS = [
     ["trace"],
     ["trace", "info"],
     ["trace", "check"],
+    ["trace", "generate"],
     ["cluster"],
     ["cluster", "list"],
     ["cluster", "show"],
