@@ -18,6 +18,9 @@ def generate_and_show(app: str, workflows: int, seed: int, parameters: str, opti
     if not out.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigError(f"--out: '{out}' found, a trace file is named .jsonl or .jsonl.gz, rename it")
     values = parse_options(options, flag="--option")
+    for name in ("workflows", "seed", "parameters"):
+        if name in values:
+            raise ConfigError(f"--option: '{name}' found, it has a flag of its own, use --{name}")
     trace = hexopt.generate_trace(app, workflows=workflows, seed=seed, parameters=parameters, **values)
     write_trace(trace, out)
     # Read back, so that the figures and the checksum are those of the file.

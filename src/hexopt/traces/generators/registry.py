@@ -54,6 +54,7 @@ MIXED: Final = "mixed"
 
 def generate_trace(
     app: str,
+    /,
     *,
     workflows: int,
     seed: int = 0,
