@@ -62,6 +62,9 @@ FITTED = Parameters(
 )
 SETS = {"fitted": FITTED}
 
+MAX_WIDTH = 64
+"""No call starts more sub-agents than this."""
+
 
 def build(p: Parameters, rng: Rng, delays: Rng) -> tuple[Call, ...]:
     """Return the calls of one session."""
@@ -109,7 +112,7 @@ def _start_afresh(
 def _subagents(p: Parameters, rng: Rng, delays: Rng, calls: list[Call], parent: int) -> tuple[int, ...]:
     """Append the sub-agents that a call starts and return the positions of their last calls."""
     ends = []
-    for agent in range(tokens(p.subagent_width, rng)):
+    for agent in range(tokens(p.subagent_width, rng, 1, MAX_WIDTH)):
         chain = Chain(calls, prefix=f"s{agent}.")
         for step in range(tokens(p.subagent_calls, rng, 1, p.max_calls)):
             output = tokens(p.output, rng, 1, p.max_tokens)
