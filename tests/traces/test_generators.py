@@ -204,6 +204,32 @@ def test_lats_is_a_tree_search() -> None:
     assert all(depth_and_width(w)[0] <= 2 * 4 for w in once), "one roll-out goes down to depth 4"
 
 
+def test_lats_shares_what_lies_on_the_path() -> None:
+    """In a first roll-out every node is the child of the one before: its prompts extend that one's prompts."""
+    for w in generate_trace("lats", workflows=40, seed=2, parameters="fitted", success=1).workflows:
+        sample, values = None, ()
+        for i in range(len(w.calls)):
+            if w.calls[i].call_id.startswith("s") and (i == 0 or w.calls[i - 1].call_id.startswith("v")):
+                before, sample = sample, w.calls[i]
+                on_path = sample.prompt_tokens - 1522 + 1908
+                assert sample.cached_prefix_tokens == (before.prompt_tokens if before else 0)
+                assert not values or on_path in [v.prompt_tokens for v in values]
+                values = [v for v in w.calls if v.parents[:1] == (i,)]
+                assert {v.cached_prefix_tokens for v in values} == {on_path if before else 0}
+                assert min(v.prompt_tokens for v in values) > on_path
+
+
+def test_lats_shares_with_prompts_of_the_same_template_only() -> None:
+    for w in generate_trace("lats", workflows=20, seed=2, parameters="fitted", success=0.1).workflows:
+        for i, call in enumerate(w.calls):
+            earlier = [w.calls[a] for a in ancestors(w.calls, i) if w.calls[a].call_id[0] == call.call_id[0]]
+            cached = call.cached_prefix_tokens or 0
+            assert cached <= max((c.prompt_tokens for c in earlier), default=0)
+            assert cached < call.prompt_tokens
+            # A template that has been used is known, whatever follows it.
+            assert not earlier or cached >= {"s": 1522, "v": 1908, "r": 2748}[call.call_id[0]]
+
+
 def test_sub_agents_are_joined() -> None:
     seen = Counter[int]()
     for w in generate_trace("claude-code", workflows=150, seed=2, parameters="fitted", subagents=1, calls=8).workflows:

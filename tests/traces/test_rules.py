@@ -270,7 +270,7 @@ def test_require_known() -> None:
     )
     with pytest.raises(
         TraceError,
-        match=r"2 of 2 arrivals unknown, .* with --arrivals RULE \(burst, fixed:.*, poisson:RATE, .*, utilisation:.*\)$",
+        match=r"2 of 2 arrivals unknown, .* with --arrivals RULE \(burst, .*poisson:RATE, .*, utilisation:.*\)$",
     ):
         require_known(flows(2))
     both = Trace((replace(chain((None, None)).workflows[0], arrival_us=None),))

@@ -263,7 +263,9 @@ def trace_generate_command(
     ] = "paper",
     option: Annotated[
         list[str] | None,
-        typer.Option(help="A parameter, such as user_gap=zero; may be repeated.", metavar="NAME=VALUE"),
+        typer.Option(
+            help="A parameter (traces/generators.md), such as user_gap=zero; may be repeated.", metavar="NAME=VALUE"
+        ),
     ] = None,
 ) -> None:
     """Generate a trace: workflows of an application, drawn from stated distributions.
