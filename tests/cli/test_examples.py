@@ -20,6 +20,7 @@ COMMANDS = [
     ["trace"],
     ["trace", "info"],
     ["trace", "check"],
+    ["trace", "generate"],
     ["cluster"],
     ["cluster", "list"],
     ["cluster", "show"],

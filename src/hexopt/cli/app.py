@@ -89,7 +89,7 @@ def root(
 
 @trace_app.callback()
 def trace(ctx: typer.Context) -> None:
-    """Look at trace files, or check them.
+    """Look at trace files, check them, or generate them.
 
     Example:
 
@@ -278,6 +278,35 @@ def trace_check_command(
     from hexopt.cli.look import check_trace
 
     raise typer.Exit(check_trace(file))
+
+
+@trace_app.command("generate")
+def trace_generate_command(
+    app: Annotated[str, typer.Argument(help="bfcl, claude-code, lats, sharegpt, swe-agent or mixed.", metavar="APP")],
+    workflows: Annotated[int, typer.Option(help="How many workflows.", metavar="N", min=1)],
+    out: Annotated[str, typer.Option(help="File to write (.jsonl or .jsonl.gz).", metavar="FILE")],
+    seed: Annotated[int, typer.Option(help="Seed of all draws.", metavar="N", min=0)] = 0,
+    parameters: Annotated[
+        str, typer.Option(help="paper: published means; fitted: fitted on public logs.", metavar="SET")
+    ] = "paper",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A parameter (traces/generators.md), such as user_gap=zero; may be repeated.", metavar="NAME=VALUE"
+        ),
+    ] = None,
+) -> None:
+    """Generate a trace: workflows of an application, drawn from stated distributions.
+
+    Example:
+
+    hexopt trace generate sharegpt --workflows 100 --seed 1 \\
+      --parameters fitted --option user_gap=zero \\
+      --out chats.jsonl.gz
+    """
+    from hexopt.cli.generate import generate_and_show
+
+    generate_and_show(app, workflows, seed, parameters, option or [], out)
 
 
 @cluster_app.command("list")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hexopt
+from hexopt.capacity import apply_arrivals_on
 from hexopt.core.cluster import Cluster
 from hexopt.core.workflow import Trace
 from hexopt.errors import ConfigError
@@ -21,7 +22,7 @@ from hexopt.latency import check_calibrated
 from hexopt.policies.registry import policy_class
 from hexopt.sim.engine import Simulation
 from hexopt.sim.predictors import make_predictor
-from hexopt.traces import apply_arrivals, apply_delays, require_known
+from hexopt.traces import apply_delays, require_known
 
 FILE_OPTIONS = frozenset({("replay", "decisions")})
 """Policy options that name a file: its path is relative to the experiment file, its contents are part of the key."""
@@ -117,13 +118,13 @@ def _rehearse(
 ) -> None:
     """Set up one simulation per cluster and policy without running it, to find bad input before it costs time."""
     seed = config.seeds[0]
-    if config.arrivals is not None:
-        trace = apply_arrivals(trace, config.arrivals, seed)
     if config.delays is not None:
         trace = apply_delays(trace, config.delays, seed)
-    require_known(trace)
     predictor = make_predictor(config.predictor)
     for _, cluster in clusters:
+        if config.arrivals is not None:
+            trace = apply_arrivals_on(cluster, trace, config.arrivals, seed)
+        require_known(trace)
         check_calibrated(trace, cluster)
         for entry, options in policies:
             policy = hexopt.make_policy(entry.name, **options)
