@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import hexopt
@@ -160,17 +161,31 @@ class _Standalone:
         self._cluster = cluster
         self._latency = latency
         self._policy = make_policy("earliest-finish", plan_latency_us=0, fallback="none")
-        self._known: dict[object, int] = {}
+        self._known = _known_alone(cluster)
 
     def of(self, index: int) -> int:
         """Return the standalone latency (µs) of the workflow at a position of the trace."""
         shape = self._trace.workflows[index].shape
-        if shape not in self._known:
+        latency_us = self._known.get(shape)
+        if latency_us is None:
             alone = self._trace.alone(index)
             simulation = Simulation(alone, self._cluster, self._policy, Oracle(), latency=self._latency)
             simulation.run()
-            self._known[shape] = simulation.workflow_complete_us[0]
-        return self._known[shape]
+            latency_us = simulation.workflow_complete_us[0]
+            if len(self._known) >= _MOST_ALONE:
+                self._known.clear()
+            self._known[shape] = latency_us
+        return latency_us
+
+
+_MOST_ALONE = 20_000
+"""So many standalone latencies are kept per cluster."""
+
+
+@lru_cache(maxsize=4)
+def _known_alone(cluster: Cluster) -> dict[object, int]:
+    """Return what is known of a cluster's standalone latencies: runs of a study share shapes."""
+    return {}
 
 
 def _foretells(predictor: object) -> bool:

@@ -230,3 +230,18 @@ def test_bad_plan_latency_attribute(value: Any) -> None:
 def test_positional_options_are_refused() -> None:
     with pytest.raises(TypeError):
         hexopt.simulate(flows((0, 100, 5)), cluster(), Bare(), "oracle")  # type: ignore[misc]
+
+
+def test_standalone_latencies_are_shared_between_runs_and_stay_the_same() -> None:
+    from hexopt import api
+
+    trace, cluster = unknown(arrival=0), hexopt.load_cluster("tiny")
+    api._known_alone.cache_clear()
+    first = hexopt.simulate(trace, cluster, hexopt.make_policy("fcfs")).workflows["standalone_us"].tolist()
+    known = dict(api._known_alone(cluster))
+    assert len(first) == 3
+    assert list(known.values()) == first[:1], "three workflows of one shape"
+    second = hexopt.simulate(trace, cluster, hexopt.make_policy("hexagent"), seed=1).workflows["standalone_us"].tolist()
+    assert second == first
+    assert api._known_alone(cluster) == known
+    assert api._known_alone(hexopt.load_cluster("hetero-1-llama")) == {}

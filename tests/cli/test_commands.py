@@ -109,6 +109,18 @@ def test_run_prints_the_comparison_and_writes_everything(hexopt_command: Command
     assert (folder / "figures" / "req.png").read_bytes() == before
 
 
+def test_run_refuses_a_changed_study_until_told_to_start_anew(hexopt_command: Command, here: Path) -> None:
+    assert hexopt_command("run", "small.toml", "--jobs", "1").status == 0
+    (here / "small.toml").write_text((here / "small.toml").read_text().replace("seeds = 2", "seeds = 1"))
+    refused = hexopt_command("run", "small.toml", "--jobs", "1")
+    assert refused.status == 2
+    assert "seeds: [0, 1] → [0]" in refused.err
+    assert refused.err.count("\n") == 1
+    anew = hexopt_command("run", "small.toml", "--jobs", "1", "--fresh")
+    assert anew.status == 0
+    assert "reused" not in anew.out
+
+
 @pytest.mark.parametrize(
     ("errors", "status"),
     [

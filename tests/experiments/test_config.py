@@ -69,6 +69,18 @@ def test_seconds_become_microseconds() -> None:
         ({"policies": [{"name": "fcfs"}, {"name": "fcfs"}]}, ["'fcfs' occurs twice", "label"]),
         ({"output": {"formats": ["pdf"]}}, ["output.formats[0]", "'pdf'"]),
         ({"output": {"keep": "some"}}, ["output.keep", "'some'"]),
+        ({"output": {"table": "xlsx"}}, ["output.table", "'xlsx'"]),
+        ({"loads": []}, ["loads", "at least one"]),
+        ({"loads": [0.5, 0.5]}, ["loads", "differ"]),
+        ({"loads": [1, 1.0]}, ["loads", "differ"]),
+        ({"loads": [0.0]}, ["loads[0]", "0.0 found"]),
+        ({"loads": ["high"]}, ["loads[0]", "number"]),
+        ({"loads": [float("nan")]}, ["loads[0]", "finite"]),
+        ({"loads": [0.5], "arrivals": "burst"}, ["arrivals stand beside loads"]),
+        ({"load_cv": 2.0}, ["load_cv", "without loads"]),
+        ({"estimate_errors": [-0.1]}, ["estimate_errors[0]", "-0.1 found"]),
+        ({"estimate_errors": [True]}, ["estimate_errors[0]", "True"]),
+        ({"traces": [{"file": "t"}]}, ["trace: it stands beside [[traces]]"]),
         ({"cluster": []}, ["cluster", "at least one"]),
         ({"cluster": ["a", "a"]}, ["cluster", "occurs twice"]),
         ({"baselines": ["fcsf"]}, ["baselines", "did you mean 'fcfs'"]),
@@ -84,6 +96,71 @@ def test_what_is_wrong_is_said_in_one_line(changes: dict[str, Any], words: list[
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+TABLES = {k: v for k, v in GOOD.items() if k != "trace"}
+
+
+def parse_traces(*traces: dict[str, Any], **changes: Any) -> Any:
+    return parse_config({**TABLES, "traces": list(traces), **changes}, "f.toml", Path("folder"))
+
+
+@pytest.mark.parametrize(
+    ("trace", "words"),
+    [
+        ({"fil": "t"}, ["traces[0].fil", "unknown key", "did you mean 'file'"]),
+        ({}, ["traces[0]", "neither of file and generate"]),
+        ({"file": "t", "generate": "chat"}, ["traces[0]", "both of file and generate"]),
+        ({"file": "t", "trace_seed": 0}, ["traces[0]", "trace_seed found beside file"]),
+        ({"file": "t", "options": {"a": 1}}, ["traces[0]", "options found beside file"]),
+        ({"file": "t", "parameters": "paper"}, ["traces[0]", "parameters found beside file"]),
+        ({"generate": "chat", "workflows": 3, "skip_invalid": True}, ["traces[0]", "skip_invalid found beside"]),
+        ({"generate": "chat"}, ["traces[0]", "workflows is missing"]),
+        ({"generate": "chat", "workflows": 0}, ["traces[0].workflows", "0 found"]),
+        ({"generate": "chat", "workflows": 3, "parameters": "mine"}, ["traces[0].parameters", "'mine'"]),
+        ({"generate": "chat", "workflows": 3, "trace_seed": -1}, ["traces[0].trace_seed", "-1 found"]),
+        ({"generate": "chat", "workflows": 3, "options": {"a": [1]}}, ["traces[0].options.a"]),
+    ],
+)
+def test_what_is_wrong_with_a_trace_is_said_in_one_line(trace: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_traces(trace)
+    message = str(caught.value)
+    assert message.startswith("f.toml: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_traces_are_told_apart_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"traces\[0\]: 't' occurs twice"):
+        parse_traces({"file": "a/t.jsonl"}, {"file": "b/t.jsonl.gz"})
+    named = parse_traces({"file": "a/t.jsonl"}, {"file": "b/t.jsonl.gz", "name": "other"})
+    assert [entry.title for entry in named.trace_entries] == ["t", "other"]
+
+
+def test_a_trace_goes_before_the_experiment() -> None:
+    config = parse_traces(
+        {"file": "t.jsonl"},
+        {"generate": "chat", "workflows": 7, "delays": "fixed:1", "arrivals": "burst"},
+        workflows=3,
+        delays="zero",
+        skip_invalid=True,
+        arrivals="poisson:2",
+    )
+    file, drawn = config.trace_entries
+    assert (file.workflows, file.delays, file.arrivals, file.skip_invalid) == (3, "zero", "poisson:2", True)
+    assert (drawn.workflows, drawn.delays, drawn.arrivals, drawn.skip_invalid) == (7, "fixed:1", "burst", False)
+    assert (file.parameters, drawn.parameters) == (None, "paper")
+
+
+def test_the_plain_trace_is_a_table_of_one() -> None:
+    assert parse(workflows=5).trace_entries == parse_traces({"file": "t.jsonl", "workflows": 5}).trace_entries
+
+
+def test_a_single_number_is_a_list_of_one() -> None:
+    config = parse(loads=0.5, estimate_errors=0.1)
+    assert (config.loads, config.estimate_errors) == ((0.5,), (0.1,))
 
 
 def test_a_missing_key_is_named() -> None:

@@ -24,7 +24,7 @@ def deterministic_files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("timing.json", "timing.csv")
+        if path.is_file() and path.name not in ("timing.json", "timing.csv", "ledger.jsonl")
     }
 
 
@@ -203,7 +203,7 @@ def test_a_result_that_cannot_be_written_ends_the_experiment(
     def disk_full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runner_module, "_write_run", disk_full)
+    monkeypatch.setattr(runner_module, "_put", disk_full)
     with pytest.raises(OutputError, match="No space left"):
         run_experiment(load_config(experiment), tmp_path / "out", jobs=1)
     assert list((tmp_path / "out" / "runs").iterdir()) == []
@@ -221,6 +221,77 @@ def test_tables_only_leaves_the_bulk_out(experiment: Path, tmp_path: Path) -> No
         names = {path.name for path in run.iterdir()}
         assert {"summary.json", "workflows.csv", "instances.csv", "run.json"} <= names
         assert not names & {"calls.csv", "decisions.csv", "trace.jsonl.gz"}
+
+
+def test_summary_only_keeps_little_and_its_tables_are_the_same(experiment: Path, tmp_path: Path) -> None:
+    run_experiment(load_config(experiment), tmp_path / "all", jobs=1)
+    experiment.write_text(EXPERIMENT + '\n[output]\nkeep = "summary"\n')
+    run_experiment(load_config(experiment), tmp_path / "few", jobs=1)
+    for table in ("runs.csv", "summary.csv", "across_traces.csv"):
+        a, b = (read_csv(tmp_path / where / table) for where in ("all", "few"))
+        assert [row | {"key": ""} for row in a] == [row | {"key": ""} for row in b]
+    whole, few = (read_csv(tmp_path / where / "runs.csv") for where in ("all", "few"))
+    for old, new in zip(whole, few, strict=True):
+        before, after = tmp_path / "all" / "runs" / old["key"], tmp_path / "few" / "runs" / new["key"]
+        assert {path.name for path in after.iterdir()} == {
+            "summary.json", "timing.json", "workflows.csv", "instances.csv"
+        }  # fmt: skip
+        for same in ("summary.json", "instances.csv"):
+            assert (after / same).read_bytes() == (before / same).read_bytes()
+        columns = ["workflow_id", "app", "latency_us", "ratio"]
+        rows = [{c: row[c] for c in columns} for row in read_csv(before / "workflows.csv")]
+        assert read_csv(after / "workflows.csv") == rows
+
+
+def test_an_unfinished_workflow_has_no_latency_in_a_short_table_either(experiment: Path, tmp_path: Path) -> None:
+    experiment.write_text(EXPERIMENT.replace("seeds = 2", "stop_s = 0.01") + '\n[output]\nkeep = "summary"\n')
+    outcome = run_experiment(load_config(experiment), tmp_path / "out", jobs=1)
+    rows = read_csv(tmp_path / "out" / "runs" / outcome.grid.runs[0].key / "workflows.csv")
+    assert [(row["latency_us"], row["ratio"]) for row in rows if row["ratio"] == "inf"] == [("", "inf")] * 6
+    assert read_csv(tmp_path / "out" / "runs.csv")[0]["req95"] == "inf"
+
+
+def plain(values: list[object]) -> list[object]:
+    return [None if value is None or value != value or value == "" else value for value in values]
+
+
+def test_a_parquet_table_holds_what_the_csv_holds(experiment: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="the optional extra parquet is not installed")
+    import pandas as pd
+
+    experiment.write_text(EXPERIMENT + '\n[output]\ntable = "parquet"\n')
+    run_experiment(load_config(experiment), tmp_path / "out", jobs=1)
+    csv_, parquet = pd.read_csv(tmp_path / "out" / "runs.csv"), pd.read_parquet(tmp_path / "out" / "runs.parquet")
+    assert list(parquet) == list(csv_)
+    for column in csv_:
+        assert plain(parquet[column].tolist()) == plain(csv_[column].tolist()), column
+    assert str(parquet["load"].dtype) == "float64"
+    assert str(parquet["seed"].dtype) == "int64"
+    before = (tmp_path / "out" / "runs.parquet").read_bytes()
+    run_experiment(load_config(experiment), tmp_path / "out", jobs=1)
+    assert (tmp_path / "out" / "runs.parquet").read_bytes() == before
+
+
+def test_parquet_without_its_extra_is_refused_before_anything_runs(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hexopt.experiments import aggregate
+
+    monkeypatch.setattr(aggregate, "find_spec", lambda name: None)
+    experiment.write_text(EXPERIMENT + '\n[output]\ntable = "parquet"\n')
+    with pytest.raises(ConfigError, match=r"hexopt\[parquet\]"):
+        run_experiment(load_config(experiment), tmp_path / "out", jobs=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_timing_has_planning_per_run(experiment: Path, tmp_path: Path) -> None:
+    run_experiment(load_config(experiment), tmp_path / "out", jobs=1)
+    rows = read_csv(tmp_path / "out" / "timing.csv")
+    assert [(row["trace"], row["policy"], row["seed"]) for row in rows][::2] == [
+        ("small", "fcfs", "0"),
+        ("small", "hexagent", "0"),
+    ]
+    assert all(0 < float(row["plan_ms_mean"]) <= float(row["plan_ms_max"]) for row in rows)
 
 
 def test_ctrl_c_says_how_many_runs_are_kept(experiment: Path, tmp_path: Path) -> None:
@@ -299,7 +370,7 @@ def test_a_killed_worker_is_a_failure_and_finished_runs_are_kept(experiment: Pat
     assert process.returncode == 1, process.stderr
     assert "a worker process was killed" in process.stderr
     assert "Traceback" not in process.stderr
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 120
     rows = read_csv(tmp_path / "out" / "runs.csv")
     assert [row["status"] for row in rows if row["policy"] == "suicidal"] == ["failed", "failed"]
     kept = {row["key"] for row in rows if row["status"] == "ok"}

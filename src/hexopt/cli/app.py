@@ -119,6 +119,12 @@ def run_command(
     jobs: Annotated[
         int | None, typer.Option(help="Worker processes; else one per CPU core.", metavar="N", min=1)
     ] = None,
+    dask: Annotated[
+        str | None, typer.Option(help="Scheduler of a Dask cluster that does the runs.", metavar="ADDRESS")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Remove the folder's results of an earlier or changed study first.")
+    ] = False,
 ) -> None:
     """Carry out an experiment: all its runs, a table, figures.
 
@@ -130,7 +136,7 @@ def run_command(
     """
     from hexopt.cli.run import run_and_report
 
-    raise typer.Exit(run_and_report(experiment, out, jobs))
+    raise typer.Exit(run_and_report(experiment, out, jobs, dask=dask, fresh=fresh))
 
 
 @app.command("simulate")

@@ -7,7 +7,9 @@ from pathlib import Path
 from hexopt.cli.console import line, note, progress, stdout
 
 
-def run_and_report(experiment: Path, out: Path | None, jobs: int | None) -> int:
+def run_and_report(
+    experiment: Path, out: Path | None, jobs: int | None, *, dask: str | None = None, fresh: bool = False
+) -> int:
     """Run what has no result yet, print the table, write the figures; return the exit status."""
     from hexopt.experiments import Progress, load_config, run_experiment
 
@@ -18,13 +20,15 @@ def run_and_report(experiment: Path, out: Path | None, jobs: int | None) -> int:
             remark = f"{state.failed} failed, " if state.failed else ""
             show(state.done, state.total, remark + (state.title or f"{state.reused} reused"))
 
-        outcome = run_experiment(config, out, jobs, on_progress)
+        outcome = run_experiment(config, out, jobs, on_progress, dask=dask, fresh=fresh)
 
     if len({spec.key for spec, _ in outcome.failures}) < len({spec.key for spec in outcome.grid.runs}):
         report(outcome.folder, list(config.output.formats))
     total = len(outcome.grid.runs)
     if outcome.reused:
         line(f"{outcome.reused} of {total} runs were there already and are reused")
+    if outcome.other_code:
+        line(f"{outcome.other_code} finished runs in the folder are of other code of hexopt and are not used")
     line(f"tables and figures: {outcome.folder}")
     for spec, error in outcome.failures:
         note(f"error: run failed: {spec.title}: {' '.join(error.split())}")

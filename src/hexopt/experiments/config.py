@@ -1,4 +1,4 @@
-"""The experiment file: strict TOML that names a grid of runs.
+"""The experiment file: strict TOML that names a grid of runs. docs/experiments.md describes it key by key.
 
 Paths of inputs are relative to the experiment file, which they travel with; the output folder is relative to
 the current directory, where the person works.
@@ -7,6 +7,7 @@ the current directory, where the person works.
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,21 @@ def _names(value: Any) -> Any:
     return value
 
 
+def _numbers(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = [value]
+    if isinstance(value, list):
+        if not value:
+            raise ValueError("at least one is needed")
+        plain = [float(v) for v in value if isinstance(v, int | float)]
+        if len(set(plain)) != len(plain):
+            raise ValueError("numbers that differ are needed")
+        return tuple(value)
+    return value
+
+
+Load = Annotated[float, Field(gt=0, le=100), BeforeValidator(_finite)]
+EstimateError = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_finite)]
 Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_names)]
 
@@ -61,12 +77,20 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+Options = dict[str, Annotated[OptionValue, BeforeValidator(_finite)]]
+Label = Annotated[str, Field(pattern=r"^[^/\\]*$", max_length=60)]
+
+
 class PolicyEntry(_Table):
-    """One ``[[policies]]`` table: a policy's name, the label it goes by in the results, and its options."""
+    """One ``[[policies]]`` table: a policy's name, the label it goes by in the results, its options.
+
+    ``predictor`` is what this policy is given output lengths by, instead of the experiment's.
+    """
 
     name: Text
-    label: Annotated[str, Field(pattern=r"^[^/\\]*$", max_length=60)] = ""
-    options: dict[str, Annotated[OptionValue, BeforeValidator(_finite)]] = {}
+    label: Label = ""
+    options: Options = {}
+    predictor: Text | None = None
 
     @property
     def title(self) -> str:
@@ -74,29 +98,74 @@ class PolicyEntry(_Table):
         return self.label or self.name
 
 
+class TraceEntry(_Table):
+    """One ``[[traces]]`` table: a file, or a generator and what it is to draw.
+
+    ``trace_seed`` fixes the generated trace; without it every seed of the study draws its own. ``workflows``,
+    ``arrivals``, ``delays`` and ``skip_invalid`` go before those of the experiment.
+    """
+
+    name: Label = ""
+    file: Text | None = None
+    generate: Text | None = None
+    parameters: Literal["paper", "fitted"] | None = None
+    options: Options = {}
+    workflows: Annotated[int, Field(ge=1)] | None = None
+    arrivals: Text | None = None
+    delays: Text | None = None
+    skip_invalid: bool | None = None
+    trace_seed: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> TraceEntry:
+        if (self.file is None) == (self.generate is None):
+            found = "neither" if self.file is None else "both"
+            raise ValueError(f"{found} of file and generate found, a trace is exactly one of them")
+        if self.file is not None:
+            for key in ("parameters", "options", "trace_seed"):
+                if getattr(self, key) not in (None, {}):
+                    raise ValueError(f"{key} found beside file, only a generated trace has it")
+        elif self.skip_invalid is not None:
+            raise ValueError("skip_invalid found beside generate, only a file has invalid workflows")
+        return self
+
+    @property
+    def title(self) -> str:
+        """The name, or else the file's without endings, or else the generator."""
+        return self.name or (self.generate or re.sub(r"\.jsonl(\.gz)?$", "", Path(str(self.file)).name))
+
+
 class OutputEntry(_Table):
-    """The ``[output]`` table: where results go, what is kept of each run, and how figures are written."""
+    """The ``[output]`` table: where results go, what is kept of each run, how tables and figures are written."""
 
     folder: str = ""
-    keep: Literal["all", "tables"] = "all"
+    keep: Literal["all", "tables", "summary"] = "all"
+    table: Literal["csv", "parquet"] = "csv"
     formats: Annotated[tuple[Literal["png", "svg"], ...], BeforeValidator(_names)] = ("png", "svg")
 
 
 class ExperimentConfig(_Table):
-    """A grid of runs: clusters × policies × seeds, all on one trace.
+    """A grid of runs: clusters × traces × loads × estimate errors × policies × seeds.
 
     Attributes
     ----------
     name
         Names the results; a plain word that can be a folder's name.
     trace
-        Path of the trace, relative to the experiment file.
+        Path of the only trace, relative to the experiment file; ``traces`` names several, or generated ones.
     workflows
-        Only the first so many workflows of the trace; all if absent.
+        Only the first so many workflows of a file, or so many generated ones; all of a file if absent.
     cluster
         Shipped names, or paths of cluster files relative to the experiment file.
+    loads
+        Each value sets the arrivals to :func:`load_rule` of it.
+    load_cv
+        Coefficient of variation of the gaps between arrivals under ``loads``; the rule's own if absent.
+    estimate_errors
+        Each value is a run's ``estimate_error``, see :func:`hexopt.simulate`.
     seeds
-        A count *n* (seeds 0 to n − 1) or the seeds themselves. A seed draws the same arrivals for every policy.
+        A count *n* (seeds 0 to n − 1) or the seeds themselves. A seed draws the same trace and arrivals for every
+        policy.
     baselines
         Labels of the policies that each policy is compared with (always the best one of them other than itself);
         all policies if absent.
@@ -107,13 +176,17 @@ class ExperimentConfig(_Table):
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
     description: str = ""
-    trace: Text
+    trace: Text | None = None
+    traces: Annotated[tuple[TraceEntry, ...], BeforeValidator(_names)] | None = None
     workflows: Annotated[int, Field(ge=1)] | None = None
     skip_invalid: bool = False
     cluster: Names
     arrivals: Text | None = None
     delays: Text | None = None
+    loads: Annotated[tuple[Load, ...], BeforeValidator(_numbers)] | None = None
+    load_cv: Annotated[float, Field(gt=0, le=100), BeforeValidator(_finite)] | None = None
     predictor: Text = "app-mean"
+    estimate_errors: Annotated[tuple[EstimateError, ...], BeforeValidator(_numbers)] = (0.0,)
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (0,)
     stop_s: Annotated[float, Field(gt=0, lt=9e9), BeforeValidator(_finite)] | None = None
     baselines: Names | None = None
@@ -136,6 +209,43 @@ class ExperimentConfig(_Table):
                     raise ValueError(f"{what}: '{name}' occurs twice, each is named once, drop the repetition")
         return self
 
+    @model_validator(mode="after")
+    def _traces_are_whole(self) -> ExperimentConfig:
+        if self.trace is None and self.traces is None:
+            raise ValueError("trace: it is missing, every experiment states it or [[traces]], add trace = …")
+        if self.trace is not None and self.traces is not None:
+            raise ValueError("trace: it stands beside [[traces]], an experiment has one of them, make it a table too")
+        if self.load_cv is not None and self.loads is None:
+            raise ValueError("load_cv: it stands without loads, it says how their arrivals vary, add loads or drop it")
+        titles = [entry.title for entry in self.trace_entries]
+        for i, entry in enumerate(self.trace_entries):
+            where = f"traces[{i}]" if self.traces is not None else "trace"
+            if titles.count(entry.title) > 1:
+                raise ValueError(f"{where}: '{entry.title}' occurs twice, results are told apart by name, add a name")
+            if entry.generate is not None and entry.workflows is None:
+                raise ValueError(f"{where}: workflows is missing, a generator is told how many, add workflows = …")
+            if self.loads is not None and entry.arrivals is not None:
+                raise ValueError(f"{where}: arrivals stand beside loads, which set the arrivals, drop one of them")
+        return self
+
+    @property
+    def trace_entries(self) -> tuple[TraceEntry, ...]:
+        """All traces, with what the experiment says for all of them filled in; the plain ``trace`` is one of them."""
+        entries = (TraceEntry(file=self.trace),) if self.traces is None else self.traces
+        return tuple(
+            entry.model_copy(
+                update={
+                    "workflows": entry.workflows or self.workflows,
+                    "arrivals": entry.arrivals or self.arrivals,
+                    "delays": entry.delays or self.delays,
+                    "skip_invalid": entry.generate is None
+                    and (self.skip_invalid if entry.skip_invalid is None else entry.skip_invalid),
+                    "parameters": entry.parameters or ("paper" if entry.generate else None),
+                }
+            )
+            for entry in entries
+        )
+
     @property
     def stop_us(self) -> int | None:
         """``stop_s`` in µs."""
@@ -144,6 +254,15 @@ class ExperimentConfig(_Table):
     def resolve(self, path: str) -> Path:
         """Return an input's path as seen from the current directory."""
         return Path(path) if Path(path).is_absolute() else self.folder / path
+
+
+def load_rule(load: float, cv: float | None) -> str:
+    """Return the arrival rule that loads a cluster to this share of what it can do.
+
+    >>> load_rule(0.8, None), load_rule(0.8, 2.0)
+    ('utilisation:0.8', 'utilisation:0.8,cv=2')
+    """
+    return f"utilisation:{load:.12g}" + ("" if cv is None else f",cv={cv:.12g}")
 
 
 def load_config(path: str | Path) -> ExperimentConfig:
@@ -208,6 +327,8 @@ def _explain(source: str, detail: Any) -> str:
         return f"{source}: {where}: it is missing, every experiment states it, add {loc[-1]} = …"
     if kind == "value_error" and not loc:
         return f"{source}: {_one_line(str(detail['ctx']['error']))}"
+    if kind == "value_error" and isinstance(value, dict):
+        return f"{source}: {where}: {_one_line(str(detail['ctx']['error']))}, correct it"
     if kind in _RULES:
         rule = _RULES[kind]
     elif kind == "value_error":
@@ -224,6 +345,8 @@ def _unknown_key(source: str, loc: tuple[int | str, ...]) -> str:
     model: type[BaseModel] = ExperimentConfig
     if loc[0] == "policies" and len(loc) > 2:
         model = PolicyEntry
+    elif loc[0] == "traces" and len(loc) > 2:
+        model = TraceEntry
     elif loc[0] == "output" and len(loc) > 1:
         model = OutputEntry
     known = [name for name in model.model_fields if not (model is ExperimentConfig and name == "folder")]

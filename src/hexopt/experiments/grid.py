@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hexopt.capacity import apply_arrivals_on
 from hexopt.core.cluster import Cluster
 from hexopt.core.workflow import Trace
 from hexopt.errors import ConfigError
-from hexopt.experiments.config import ExperimentConfig, PolicyEntry
+from hexopt.experiments.config import ExperimentConfig, PolicyEntry, TraceEntry, load_rule
 from hexopt.latency import check_calibrated
 from hexopt.policies.registry import policy_class
 from hexopt.sim.engine import Simulation
@@ -32,33 +33,62 @@ FILE_OPTIONS = frozenset({("replay", "decisions")})
 class RunSpec:
     """One run of a grid.
 
-    ``cluster`` is what results call it, ``cluster_source`` what loads it; ``policy`` is the label. ``key`` is a
-    readable prefix and a hash of inputs' contents, rules, options, seed and code.
+    ``cluster``, ``trace`` and ``policy`` are what results call them. ``key`` is a readable prefix and a hash of
+    inputs' contents, rules, options, seed and code. ``draw`` is the seed of a generated trace; ``trace_at`` and
+    ``cluster_at`` are positions in :class:`Inputs`.
     """
 
     key: str
+    title: str
     cluster: str
-    cluster_source: str
+    trace: str
+    load: float | None
+    estimate_error: float
     policy: str
     policy_name: str
     options: tuple[tuple[str, Any], ...]
+    predictor: str
+    arrivals: str | None
+    delays: str | None
     seed: int
+    trace_at: int
+    cluster_at: int
+    draw: int | None
 
     @property
-    def title(self) -> str:
-        """How a person would name the run."""
-        return f"{self.cluster} · {self.policy} · seed {self.seed}"
+    def group(self) -> tuple[int, int, int]:
+        """Runs of one group share their trace before arrivals, and standalone latencies."""
+        return self.trace_at, -1 if self.draw is None else self.draw, self.cluster_at
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that the runs of a study need besides their specs; a worker on another machine is sent it once.
+
+    ``traces`` holds a trace as read from its file, or the entry that a generated one is drawn by. ``code`` is the
+    digest of the code that the study's keys speak of.
+    """
+
+    traces: tuple[Trace | TraceEntry, ...]
+    clusters: tuple[Cluster, ...]
+    stop_us: int | None
+    keep: str
+    code: str
 
 
 @dataclass(frozen=True)
 class Grid:
-    """All runs of an experiment, in the order of its tables: clusters, then policies, then seeds."""
+    """All runs of an experiment, in the order of its tables: by cluster, trace, load, error, policy, seed.
+
+    ``facts`` says by dotted keys, in plain values, what determines the runs: the file's content, and digests of
+    what it names. ``traces`` tells what is known of each trace before it is drawn.
+    """
 
     config: ExperimentConfig
     runs: tuple[RunSpec, ...]
-    trace_sha256: str
-    workflows: int
-    calls: int
+    inputs: Inputs
+    traces: tuple[dict[str, Any], ...]
+    facts: dict[str, Any]
 
 
 def make_grid(config: ExperimentConfig) -> Grid:
@@ -69,88 +99,202 @@ def make_grid(config: ExperimentConfig) -> Grid:
     HexoptError
         A trace, cluster, policy, option or rule is not usable: found here, before any run has cost time.
     """
-    trace = load_experiment_trace(config)
-    trace_sha256 = str(trace.provenance["sha256"])
+    entries = config.trace_entries
+    traces = [_trace(config, entry) for entry in entries]
     clusters = _clusters(config)
     policies = [(entry, _options(config, entry)) for entry in config.policies]
-    _rehearse(config, trace, clusters, policies)
-    code = _package_code()
+    _rehearse(config, entries, traces, clusters, policies)
+    code = package_code()
+    trace_facts = [_trace_facts(entry, trace) for entry, trace in zip(entries, traces, strict=True)]
+    cluster_facts = [_digest(asdict(cluster)) for cluster in clusters]
+    policy_facts = [
+        {"name": entry.name, "code": _policy_code(entry.name), "options": _option_facts(entry, options)}
+        for entry, options in policies
+    ]
+    common = {"hexopt": hexopt.__version__, "code": code, "stop_us": config.stop_us, "keep": config.output.keep}
+    several = len(traces) > 1 or config.traces is not None
     runs = []
-    for source, cluster in clusters:
-        for entry, options in policies:
-            for seed in config.seeds:
-                facts = {
-                    "hexopt": hexopt.__version__,
-                    "code": code,
-                    "trace": trace_sha256,
-                    "workflows": config.workflows,
-                    "skip_invalid": config.skip_invalid,
-                    "arrivals": config.arrivals,
-                    "delays": config.delays,
-                    "predictor": config.predictor,
-                    "stop_us": config.stop_us,
-                    "cluster": asdict(cluster),
-                    "policy": entry.name,
-                    "policy_code": _policy_code(entry.name),
-                    "options": _option_facts(entry, options),
-                    "seed": seed,
-                    "keep": config.output.keep,
-                }
-                runs.append(
-                    RunSpec(
-                        key=f"{_word(cluster.name)}--{_word(entry.name)}--{seed}--{_digest(facts)}",
-                        cluster=cluster.name,
-                        cluster_source=source,
-                        policy=entry.title,
-                        policy_name=entry.name,
-                        options=tuple(options.items()),
-                        seed=seed,
-                    )
-                )
-    return Grid(config, tuple(runs), trace_sha256, len(trace), trace.call_count)
+    for (c, cluster), (t, entry), load, error, (p, (policy, options)), seed in product(
+        enumerate(clusters),
+        enumerate(entries),
+        config.loads or (None,),
+        config.estimate_errors,
+        enumerate(policies),
+        config.seeds,
+    ):
+        arrivals = entry.arrivals if load is None else load_rule(load, config.load_cv)
+        draw = None if entry.generate is None else seed if entry.trace_seed is None else entry.trace_seed
+        predictor = policy.predictor or config.predictor
+        facts = {
+            **common,
+            "trace": trace_facts[t],
+            "draw": draw,
+            "arrivals": arrivals,
+            "delays": entry.delays,
+            "predictor": predictor,
+            "estimate_error": error,
+            "cluster": cluster_facts[c],
+            "policy": policy_facts[p],
+            "seed": seed,
+        }
+        title = [cluster.name]
+        title += [entry.title] if several else []
+        title += [] if load is None else [f"load {load:.12g}"]
+        title += [f"error {error:.12g}"] if len(config.estimate_errors) > 1 else []
+        runs.append(
+            RunSpec(
+                key=f"{_word(cluster.name)}--{_word(policy.name)}--{seed}--{_digest(facts)}",
+                title=" · ".join([*title, policy.title, f"seed {seed}"]),
+                cluster=cluster.name,
+                trace=entry.title,
+                load=load,
+                estimate_error=error,
+                policy=policy.title,
+                policy_name=policy.name,
+                options=tuple(options.items()),
+                predictor=predictor,
+                arrivals=arrivals,
+                delays=entry.delays,
+                seed=seed,
+                trace_at=t,
+                cluster_at=c,
+                draw=draw,
+            )
+        )
+    inputs = Inputs(tuple(traces), tuple(clusters), config.stop_us, config.output.keep, code)
+    known = tuple(_known(entry, trace) for entry, trace in zip(entries, traces, strict=True))
+    return Grid(config, tuple(runs), inputs, known, _study_facts(config, trace_facts, cluster_facts, policy_facts))
+
+
+def drawn_trace(entry: TraceEntry, seed: int) -> Trace:
+    """Return the trace that a generator draws of a seed; the last few are kept."""
+    options = tuple(sorted(entry.options.items()))
+    return _drawn(str(entry.generate), entry.workflows or 0, str(entry.parameters), options, seed)
+
+
+@lru_cache(maxsize=4)
+def _drawn(generate: str, workflows: int, parameters: str, options: tuple[tuple[str, Any], ...], seed: int) -> Trace:
+    return hexopt.generate_trace(generate, workflows=workflows, seed=seed, parameters=parameters, **dict(options))
 
 
 def _rehearse(
     config: ExperimentConfig,
-    trace: Trace,
-    clusters: Sequence[tuple[str, Cluster]],
+    entries: Sequence[TraceEntry],
+    traces: Sequence[Trace | TraceEntry],
+    clusters: Sequence[Cluster],
     policies: Sequence[tuple[PolicyEntry, dict[str, Any]]],
 ) -> None:
-    """Set up one simulation per cluster and policy without running it, to find bad input before it costs time."""
+    """Set up simulations without running them, to find bad input before it costs time.
+
+    Every pair of trace and cluster is set up with the first policy, and every policy with the first pair. Of
+    generated traces the first seed stands for all.
+    """
     seed = config.seeds[0]
-    if config.delays is not None:
-        trace = apply_delays(trace, config.delays, seed)
-    predictor = make_predictor(config.predictor)
-    for _, cluster in clusters:
-        if config.arrivals is not None:
-            trace = apply_arrivals_on(cluster, trace, config.arrivals, seed)
-        require_known(trace)
-        check_calibrated(trace, cluster)
-        for entry, options in policies:
-            policy = hexopt.make_policy(entry.name, **options)
-            Simulation(trace, cluster, policy, predictor, seed=seed, stop_us=config.stop_us)
+    for t, (entry, source) in enumerate(zip(entries, traces, strict=True)):
+        rule = load_rule(config.loads[0], config.load_cv) if config.loads else entry.arrivals
+        for c, cluster in enumerate(clusters):
+            trace = _rehearsed(entry, source, seed, rule, cluster)
+            check_calibrated(trace, cluster)
+            for policy, options in policies if t == c == 0 else policies[:1]:
+                made = hexopt.make_policy(policy.name, **options)
+                predictor = make_predictor(policy.predictor or config.predictor)
+                Simulation(trace, cluster, made, predictor, seed=seed, stop_us=config.stop_us)
 
 
-def load_experiment_trace(config: ExperimentConfig) -> Trace:
-    """Return the experiment's trace, cut to its ``workflows``."""
-    trace = _load_trace(str(config.resolve(config.trace)), config.skip_invalid)
-    return trace if config.workflows is None else trace.head(config.workflows)
+def _rehearsed(
+    entry: TraceEntry, source: Trace | TraceEntry, seed: int, arrivals: str | None, cluster: Cluster
+) -> Trace:
+    if isinstance(source, Trace):
+        trace = source
+    else:
+        trace = drawn_trace(source, seed if source.trace_seed is None else source.trace_seed)
+        trace.check()
+    if arrivals is not None:
+        trace = apply_arrivals_on(cluster, trace, arrivals, seed)
+    if entry.delays is not None:
+        trace = apply_delays(trace, entry.delays, seed)
+    require_known(trace)
+    return trace
+
+
+def _trace(config: ExperimentConfig, entry: TraceEntry) -> Trace | TraceEntry:
+    """Return the trace of a file, cut to its ``workflows``, or the entry that one is drawn by."""
+    if entry.file is None:
+        return entry
+    trace = _load_trace(str(config.resolve(entry.file)), bool(entry.skip_invalid))
+    return trace if entry.workflows is None else trace.head(entry.workflows)
 
 
 @lru_cache(maxsize=4)
 def _load_trace(path: str, skip_invalid: bool) -> Trace:
-    # Cached because a worker process carries out many runs of one trace.
+    # Cached because programs make the grid of one file again and again.
     return hexopt.load_trace(path, skip_invalid=skip_invalid)
 
 
-def cluster_source(config: ExperimentConfig, name: str) -> str:
+def _trace_facts(entry: TraceEntry, trace: Trace | TraceEntry) -> dict[str, Any]:
+    if isinstance(trace, Trace):
+        return {
+            "sha256": str(trace.provenance["sha256"]),
+            "workflows": entry.workflows,
+            "skip_invalid": entry.skip_invalid,
+        }
+    return {
+        "generate": entry.generate,
+        "parameters": entry.parameters,
+        "options": dict(entry.options),
+        "workflows": entry.workflows,
+    }
+
+
+def _known(entry: TraceEntry, trace: Trace | TraceEntry) -> dict[str, Any]:
+    facts = {"name": entry.title, **_trace_facts(entry, trace)}
+    if isinstance(trace, Trace):
+        facts |= {"workflows": len(trace), "calls": trace.call_count}
+    return facts
+
+
+_SHOWN_ONLY = {"name", "description", "baselines", "schema_version"}
+"""Keys of an experiment that no run depends on: they may change at any time."""
+
+
+def _study_facts(
+    config: ExperimentConfig,
+    traces: Sequence[dict[str, Any]],
+    clusters: Sequence[str],
+    policies: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    plain = config.model_dump(mode="json", exclude=_SHOWN_ONLY | {"policies", "traces", "trace", "output"})
+    for key in ("workflows", "arrivals", "delays", "skip_invalid"):  # said trace by trace below
+        del plain[key]
+    facts |= plain | {"output.keep": config.output.keep}
+    for entry, of_trace in zip(config.trace_entries, traces, strict=True):
+        told = entry.model_dump(mode="json", exclude={"name"}) | {"sha256": of_trace.get("sha256")}
+        facts |= _flat(f"traces[{entry.title}]", told)
+    for name, digest in zip(config.cluster, clusters, strict=True):
+        facts[f"content of cluster '{name}'"] = digest
+    facts["policies"] = [policy.title for policy in config.policies]
+    for policy, of_policy in zip(config.policies, policies, strict=True):
+        told = {"name": policy.name, "predictor": policy.predictor, "options": of_policy["options"]}
+        facts |= _flat(f"policies[{policy.title}]", told)
+    return facts
+
+
+def _flat(prefix: str, table: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(f"{prefix}.{key}", value) if isinstance(value, dict) else {f"{prefix}.{key}": value}
+    return {key: value for key, value in flat.items() if value is not None}
+
+
+def _cluster_source(config: ExperimentConfig, name: str) -> str:
     """Return what ``load_cluster`` takes: a path stays relative to the experiment file, a shipped name is itself."""
     return str(config.resolve(name)) if name.endswith(".toml") or "/" in name else name
 
 
-def _clusters(config: ExperimentConfig) -> list[tuple[str, Cluster]]:
-    clusters = [(source, hexopt.load_cluster(source)) for source in (cluster_source(config, n) for n in config.cluster)]
-    names = [cluster.name for _, cluster in clusters]
+def _clusters(config: ExperimentConfig) -> list[Cluster]:
+    clusters = [hexopt.load_cluster(_cluster_source(config, name)) for name in config.cluster]
+    names = [cluster.name for cluster in clusters]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(
@@ -178,7 +322,7 @@ _NO_RESULT_DEPENDS_ON = ("cli", "experiments", "report")
 
 
 @lru_cache(maxsize=1)
-def _package_code() -> str:
+def package_code() -> str:
     """Hash the package's own files: a version number alone would reuse results of code that has been edited since."""
     root = Path(hexopt.__file__).parent
     digest = hashlib.sha256()

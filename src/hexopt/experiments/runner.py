@@ -1,38 +1,33 @@
-"""Carry out a grid: in parallel, every finished run written at once, and what is there already not done again.
+"""Carry out a grid: in parallel, every finished run committed at once, and what is there already not done again.
 
-A run's folder appears under its final name by one rename, when everything in it is written. So whatever is
-stopped (Ctrl-C, a killed worker, a power cut) costs the runs in flight and nothing else, and a second call
-with the same inputs goes on where the first one ended.
+Workers hand results back as bytes; this process alone writes. A run's folder appears under its final name by one
+rename, then the run enters the ledger. So whatever is stopped (Ctrl-C, a killed worker, a power cut) costs the runs
+in flight and nothing else, and a second call with the same inputs goes on where the first one ended.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import threading
-import time
-import traceback
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import hexopt
-from hexopt.core.protocols import Policy
-from hexopt.errors import ConfigError, HexoptError, OutputError
-from hexopt.experiments.aggregate import write_tables
+from hexopt.errors import ConfigError, OutputError
+from hexopt.experiments import ledger as ledgers
+from hexopt.experiments.aggregate import check_writers, write_tables
 from hexopt.experiments.config import ExperimentConfig
-from hexopt.experiments.grid import Grid, RunSpec, load_experiment_trace, make_grid
-from hexopt.sim.result import RunResult
+from hexopt.experiments.grid import Grid, RunSpec, make_grid
+from hexopt.experiments.ledger import Entry, Ledger
+from hexopt.experiments.on_dask import on_dask
+from hexopt.experiments.pools import in_process, in_processes
+from hexopt.experiments.work import Ending
 
-SUMMARY = "summary.json"
-TIMING = "timing.json"
 _PARTIAL = ".partial-"
-_BULKY = ("calls.csv", "decisions.csv", "trace.jsonl.gz")
-"""What ``keep = "tables"`` leaves out of a run's folder."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +45,7 @@ class Progress:
 class ExperimentOutcome:
     """What an experiment left behind: its folder, how many runs were reused or failed, and the failures' errors.
 
+    ``other_code`` counts finished runs in the folder that other code of hexopt has made and that are not used.
     ``exit_status`` is 0 without failures, 2 if every failure is the input's fault, and 1 otherwise.
     """
 
@@ -58,16 +54,7 @@ class ExperimentOutcome:
     reused: int
     failures: tuple[tuple[RunSpec, str], ...]
     exit_status: int = 0
-
-
-@dataclass(frozen=True)
-class _Ending:
-    key: str
-    error: str = ""
-    details: str = ""
-    fatal: bool = False
-    status: int = 1
-    """The exit status that an error asks for."""
+    other_code: int = 0
 
 
 def run_experiment(
@@ -75,6 +62,9 @@ def run_experiment(
     out: str | Path | None = None,
     jobs: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    *,
+    dask: str | None = None,
+    fresh: bool = False,
 ) -> ExperimentOutcome:
     """Carry out all runs of an experiment that have no result yet, then write the tables over all of them.
 
@@ -86,11 +76,17 @@ def run_experiment(
         Worker processes; the number of usable CPU cores if absent. 1 runs everything in this process.
     on_progress
         Called in this process at the start and after every run.
+    dask
+        Address of a Dask scheduler whose workers carry out the runs, such as ``tcp://10.0.0.1:8786``. Results come
+        back to this process, which writes them; no shared disk is needed.
+    fresh
+        Remove the folder's results of an earlier study first.
 
     Raises
     ------
     ConfigError, TraceError, ClusterError, OutputError
-        Something about the inputs or the folder is wrong; raised before any run starts.
+        Something about the inputs or the folder is wrong, or the folder holds another study; raised before any run
+        starts.
     OutputError
         A result cannot be written (a full disk, say); finished runs are kept.
     KeyboardInterrupt
@@ -98,157 +94,140 @@ def run_experiment(
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs: {jobs} is too small, at least one worker is needed, correct it")
+    if dask is not None and jobs is not None:
+        raise ConfigError(
+            f"jobs: {jobs} found beside dask {dask!r}, a cluster has the workers that it has, drop one of them"
+        )
+    check_writers(config)
     folder = Path(out or config.output.folder or Path("results") / config.name)
-    runs = folder / "runs"
-    failed = folder / "failed"
-    _check_writable(runs)
-    _check_writable(failed)
+    _check_writable(folder)
     grid = make_grid(config)
-    _sweep(runs)
+    if fresh:
+        ledgers.clear(folder)
+    with closing(Ledger(folder, grid.inputs.code, grid.facts)) as ledger:
+        return _Study(grid, folder, ledger).carry_out(jobs, dask, on_progress or (lambda progress: None))
 
-    specs = {spec.key: spec for spec in grid.runs}
-    pending = [spec for spec in specs.values() if not is_finished(runs / spec.key)]
-    reused = len(specs) - len(pending)
-    failures: dict[str, str] = {}
-    statuses: set[int] = set()
-    done = reused
-    report = on_progress or (lambda progress: None)
-    report(Progress(done, len(specs), reused, 0))
+
+class _Study:
+    """A study at work: what is to be done, what is finished, what failed."""
+
+    def __init__(self, grid: Grid, folder: Path, ledger: Ledger) -> None:
+        self.grid = grid
+        self.folder = folder
+        self.ledger = ledger
+        self.runs = folder / "runs"
+        self.failed = folder / "failed"
+        self.specs = {spec.key: spec for spec in grid.runs}
+        self.failures: dict[str, str] = {}
+        self.statuses: set[int] = set()
+
+    def carry_out(self, jobs: int | None, dask: str | None, report: Callable[[Progress], None]) -> ExperimentOutcome:
+        _check_writable(self.runs)
+        _check_writable(self.failed)
+        _sweep(self.runs)
+        pending = [spec for spec in self.specs.values() if not self._is_finished(spec.key)]
+        reused = done = len(self.specs) - len(pending)
+        report(Progress(done, len(self.specs), reused, 0))
+        try:
+            for ending in self._endings(pending, jobs, dask):
+                if ending.fatal:
+                    raise OutputError(ending.error)
+                with _sigint_waits():
+                    self._record(ending)
+                done += 1
+                title = self.specs[ending.key].title
+                report(Progress(done, len(self.specs), reused, len(self.failures), title))
+        except KeyboardInterrupt:
+            kept = sum(self._is_finished(key) for key in self.specs)
+            raise KeyboardInterrupt(
+                f"{kept} of {len(self.specs)} runs are finished and kept in {self.folder}, "
+                "the same command goes on with the rest"
+            ) from None
+        with suppress(OSError):
+            self.failed.rmdir()  # only goes when empty
+        write_tables(self.grid, self.folder, self.ledger.runs, self.failures)
+        told = tuple((spec, self.failures[spec.key]) for spec in self.grid.runs if spec.key in self.failures)
+        status = min(self.statuses, default=0)
+        return ExperimentOutcome(self.folder, self.grid, reused, told, status, self.ledger.other_code)
+
+    def _endings(self, pending: list[RunSpec], jobs: int | None, dask: str | None) -> Iterator[Ending]:
+        import joblib
+
+        def on_start(spec: RunSpec) -> None:
+            pass
+
+        if dask is not None and pending:
+            return on_dask(self.grid.inputs, pending, dask, on_start)
+        jobs = min(jobs or joblib.cpu_count(), len(pending))
+        if jobs > 1:
+            return in_processes(self.grid.inputs, pending, jobs, on_start)
+        return in_process(self.grid.inputs, pending, on_start)
+
+    def _is_finished(self, key: str) -> bool:
+        """Tell whether a run is in the ledger and its folder is as it was left."""
+        entry = self.ledger.runs.get(key)
+        if entry is None:
+            return False
+        try:
+            with os.scandir(self.runs / key) as found:
+                sizes = {file.name: file.stat().st_size for file in found}
+        except OSError:
+            return False
+        return all(sizes.get(name) == size for name, size in entry.files.items())
+
+    def _record(self, ending: Ending) -> None:
+        note = self.failed / f"{ending.key}.txt"
+        if ending.error:
+            self.failures[ending.key] = ending.error
+            self.statuses.add(ending.status)
+            _written(note, lambda: note.write_text(f"{ending.error}\n{ending.details}", encoding="utf-8"))
+            return
+        note.unlink(missing_ok=True)
+        final = self.runs / ending.key
+        _written(final, lambda: _put(final, ending.files))
+        sizes = {name: len(content) for name, content in ending.files.items()}
+        self.ledger.append(ending.key, Entry(ending.summary, ending.timing, sizes))
+
+
+def _put(final: Path, files: Mapping[str, bytes]) -> None:
+    """Write a run's folder so that it is there whole or not at all."""
+    partial = final.with_name(f"{_PARTIAL}{os.getpid()}-{final.name}")
     try:
-        for ending in _carry_out(config, pending, runs, jobs):
-            if ending.fatal:
-                raise OutputError(ending.error)
-            done += 1
-            record = failed / f"{ending.key}.txt"
-            if ending.error:
-                failures[ending.key] = ending.error
-                statuses.add(ending.status)
-                record.write_text(f"{ending.error}\n{ending.details}", encoding="utf-8")
-            else:
-                record.unlink(missing_ok=True)
-            report(Progress(done, len(specs), reused, len(failures), specs[ending.key].title))
-    except KeyboardInterrupt:
-        _sweep(runs)
-        kept = sum(is_finished(runs / key) for key in specs)
-        raise KeyboardInterrupt(
-            f"{kept} of {len(specs)} runs are finished and kept in {folder}, the same command goes on with the rest"
-        ) from None
-    except BrokenProcessPool:
-        _sweep(runs)
-        for spec in pending:
-            if spec.key not in failures and not is_finished(runs / spec.key):
-                statuses.add(1)
-                failures[spec.key] = (
-                    "a worker process was killed before this run ended, often for want of memory, "
-                    "run again with fewer --jobs"
-                )
-    with suppress(OSError):
-        failed.rmdir()  # only goes when empty
-    write_tables(grid, folder, failures)
-    told = tuple((spec, failures[spec.key]) for spec in grid.runs if spec.key in failures)
-    return ExperimentOutcome(folder, grid, reused, told, min(statuses, default=0))
-
-
-def is_finished(folder: Path) -> bool:
-    """Tell whether a run's folder holds a whole result."""
-    # The folder appears whole; reading the summary guards against what happened to it since.
-    try:
-        json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        json.loads((folder / TIMING).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _carry_out(config: ExperimentConfig, pending: list[RunSpec], runs: Path, jobs: int | None) -> Iterable[_Ending]:
-    import joblib
-
-    jobs = min(jobs or joblib.cpu_count(), len(pending))
-    if jobs <= 1:
-        for spec in pending:
-            yield _carry_out_one(config, spec, runs)
-        return
-    tasks = (joblib.delayed(_in_worker)(config, spec, runs) for spec in pending)
-    pool = joblib.Parallel(n_jobs=jobs, backend="loky", batch_size=1, return_as="generator_unordered")
-    with _sigint_ignored():
-        endings = pool(tasks)
-    try:
-        yield from endings
+        partial.mkdir()
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
+        if final.exists():  # a damaged one, or one that did not make it into the ledger
+            shutil.rmtree(final)
+        partial.rename(final)
     finally:
-        endings.close()
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _written(path: Path, write: Callable[[], Any]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise OutputError(
+            f"{path}: {error.strerror or error}, a result cannot be kept, finished ones are, "
+            "free the disk or make the folder writable, then the same command goes on"
+        ) from None
 
 
 @contextmanager
-def _sigint_ignored() -> Generator[None]:
-    """Start child processes that ignore SIGINT: Ctrl-C is the parent's business, which then stops them silently.
-
-    Being ignored is what a child inherits; a signal mask would not do, since starting the pool clears it.
-    """
+def _sigint_waits() -> Generator[None]:
+    """Let Ctrl-C wait until a finished run is committed."""
     before = signal.getsignal(signal.SIGINT)
     if before is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    came: list[Any] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _in_worker(config: ExperimentConfig, spec: RunSpec, runs: Path) -> _Ending:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for workers that the pool starts later, to replace others
-    return _carry_out_one(config, spec, runs)
-
-
-def _carry_out_one(config: ExperimentConfig, spec: RunSpec, runs: Path) -> _Ending:
-    """Simulate one run and write its folder; errors are returned, so that one bad run does not stop the others."""
-    try:
-        trace = load_experiment_trace(config)
-        cluster = hexopt.load_cluster(spec.cluster_source)
-        policy: Policy = hexopt.make_policy(spec.policy_name, **dict(spec.options))
-        wall, cpu = time.perf_counter(), time.process_time()
-        result = hexopt.simulate(
-            trace,
-            cluster,
-            policy,
-            predictor=config.predictor,
-            seed=spec.seed,
-            arrivals=config.arrivals,
-            delays=config.delays,
-            stop_us=config.stop_us,
-        )
-        result.summary  # noqa: B018 - standalone latencies belong to the run's cost, and may fail like it
-        timing = {"run_wall_s": time.perf_counter() - wall, "run_cpu_s": time.process_time() - cpu}
-    except HexoptError as error:
-        return _Ending(spec.key, str(error), status=error.exit_status)
-    except Exception as error:
-        return _Ending(spec.key, f"internal error: {type(error).__name__}: {error}", traceback.format_exc())
-    partial = runs / f"{_PARTIAL}{os.getpid()}-{spec.key}"
-    final = runs / spec.key
-    try:
-        partial.mkdir()
-        _write_run(partial, result, timing, config.output.keep)
-        if final.exists():  # a damaged one, see is_finished
-            shutil.rmtree(final)
-        partial.rename(final)
-    except OutputError as error:
-        return _Ending(spec.key, str(error), fatal=True)
-    except OSError as error:
-        what = error.strerror or error
-        return _Ending(spec.key, f"{final}: {what}, results cannot be kept, free the disk or use --out", fatal=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return _Ending(spec.key)
-
-
-def _write_run(folder: Path, result: RunResult, timing: dict[str, float], keep: str) -> None:
-    result.save(folder)
-    if keep == "tables":
-        for name in _BULKY:
-            (folder / name).unlink()
-    # Wall-clock figures stand apart, so that everything else can be compared byte by byte.
-    timing = json.loads((folder / TIMING).read_text(encoding="utf-8")) | timing
-    (folder / TIMING).write_text(json.dumps(timing, indent=2) + "\n", encoding="utf-8")
+    if came and callable(before):
+        before(*came[0])
 
 
 def _check_writable(folder: Path) -> None:
