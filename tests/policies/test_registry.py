@@ -78,6 +78,7 @@ def test_defaults() -> None:
         "keep_maximum": False,
         "replan_queued": True,
         "decode_priority": True,
+        "decide_ahead": 4,
         "horizon": "running",
         "priority": "risk",
         "placement": "joint",
