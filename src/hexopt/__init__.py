@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hexopt.api import make_policy, simulate
+    from hexopt.capacity import demand
     from hexopt.clusters import load_cluster
     from hexopt.core.cluster import Cluster
     from hexopt.core.plan import Decision, Plan
@@ -23,14 +24,17 @@ if TYPE_CHECKING:
     from hexopt.errors import HexoptError
     from hexopt.sim.result import RunResult
     from hexopt.traces import load_trace
+    from hexopt.traces.generators import generate_trace
 
 __version__ = "0.1.0"
 
 _HOME = {
     "load_trace": "hexopt.traces",
+    "generate_trace": "hexopt.traces.generators",
     "load_cluster": "hexopt.clusters",
     "make_policy": "hexopt.api",
     "simulate": "hexopt.api",
+    "demand": "hexopt.capacity",
     "RunResult": "hexopt.sim.result",
     "Trace": "hexopt.core.workflow",
     "Workflow": "hexopt.core.workflow",
@@ -57,6 +61,8 @@ __all__ = [
     "View",
     "Workflow",
     "__version__",
+    "demand",
+    "generate_trace",
     "load_cluster",
     "load_trace",
     "make_policy",

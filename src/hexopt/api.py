@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import hexopt
+from hexopt.capacity import apply_arrivals_on
 from hexopt.core.cluster import Cluster
 from hexopt.core.protocols import Policy, Predictor
 from hexopt.core.streams import stream
@@ -17,7 +18,7 @@ from hexopt.policies.registry import make_policy, policy_record
 from hexopt.sim.engine import Progress, Simulation
 from hexopt.sim.predictors import PREDICTORS, Oracle, make_predictor
 from hexopt.sim.result import RunResult
-from hexopt.traces import apply_arrivals, apply_delays, require_known
+from hexopt.traces import apply_delays, require_known
 from hexopt.traces.rules import ARRIVAL_RULES, DELAY_RULES
 from hexopt.traces.schema import show
 
@@ -47,7 +48,8 @@ def simulate(
     seed
         Of every random stream of the run: arrivals, delays, predictor, policy.
     arrivals, delays
-        Rules for arrival times and unknown tool delays, such as ``"poisson:10"`` and ``"zero"``.
+        Rules for arrival times and unknown tool delays, such as ``"poisson:10"``, ``"utilisation:0.8"`` and
+        ``"zero"``. For ``utilisation`` the result's ``arrivals_rate_per_s`` is the rate that it led to.
     stop_us
         Stop at this instant (µs); what is left counts as unfinished.
     estimate_error
@@ -103,7 +105,7 @@ def simulate(
         )
     check_error(estimate_error)
     if arrivals is not None:
-        trace = apply_arrivals(trace, arrivals, seed)
+        trace = apply_arrivals_on(cluster, trace, arrivals, seed)
     if delays is not None:
         trace = apply_delays(trace, delays, seed)
     trace.check()
@@ -138,6 +140,7 @@ def simulate(
         "stop_us": stop_us,
         "arrivals": _rule(trace, "arrivals")[0],
         "arrivals_seed": _rule(trace, "arrivals")[1],
+        "arrivals_rate_per_s": trace.provenance.get("arrivals", {}).get("rate_per_s"),
         "delays": _rule(trace, "delays")[0],
         "delays_seed": _rule(trace, "delays")[1],
     }

@@ -44,6 +44,17 @@ class SimulationStalled(HexoptError):  # noqa: N818 - the name is fixed by the s
     """No event is left but calls are: the policy left them in the pool, or nothing can ever free their room."""
 
 
+class ConformanceError(HexoptError, AssertionError):
+    """A policy breaks a rule that every policy keeps (:mod:`hexopt.testing`); a test runner shows it as a failure.
+
+    ``rule`` is the number of the rule, such as ``"P6"``.
+    """
+
+    def __init__(self, message: str, rule: str = "") -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
 class OutputError(HexoptError):
     """Results cannot be written where they were asked for."""
 

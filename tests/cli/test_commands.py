@@ -200,3 +200,50 @@ def test_help_comes_at_once_and_loads_nothing_heavy() -> None:
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
         best = min(best, time.perf_counter() - began)
     assert best < 1
+
+
+def test_generate_writes_what_info_shows(hexopt_command: Command, here: Path) -> None:
+    args = ("trace", "generate", "mixed", "--workflows", "9", "--seed", "3", "--option", "lats.max_iterations=1")
+    done = hexopt_command(*args, "--out", "one.jsonl.gz")
+    assert done.status == 0, done.err
+    assert done.err == ""
+    shown = hexopt_command("trace", "info", "one.jsonl.gz").out
+    assert shown.strip() in done.out
+    assert max(map(len, done.out.splitlines())) <= 100
+    assert hexopt_command(*args, "--out", "two.jsonl.gz").status == 0
+    assert (here / "one.jsonl.gz").read_bytes() == (here / "two.jsonl.gz").read_bytes()
+    assert hexopt_command(*args, "--out", "plain.jsonl").status == 0
+    first = json.loads((here / "plain.jsonl").read_text().splitlines()[0])
+    assert first["generated"]["options"] == {"lats.max_iterations": 1}
+    trace = hexopt.generate_trace("mixed", workflows=9, seed=3, **{"lats.max_iterations": 1})
+    assert hexopt.load_trace(here / "plain.jsonl").workflows == trace.workflows
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("shargpt", "--out", "x.jsonl"), "generator: 'shargpt' found"),
+        (("lats", "--out", "x.json"), "--out: 'x.json' found, a trace file is named .jsonl or .jsonl.gz"),
+        (("lats", "--out", "no/x.jsonl"), "no/x.jsonl: file: not writable"),
+        (("lats", "--out", "x.jsonl", "--parameters", "fited"), "did you mean 'fitted'?"),
+        (("lats", "--out", "x.jsonl", "--option", "samples"), "--option: 'samples' found, an option is written NAME="),
+        (("lats", "--out", "x.jsonl", "--option", "seed=1"), "--option: 'seed' found, it has a flag of its own"),
+        (("lats", "--out", "x.jsonl", "--option", "a=1", "--option", "a=1"), "--option: 'a' occurs twice"),
+    ],
+)
+def test_generate_says_what_is_wrong(hexopt_command: Command, here: Path, args: tuple[str, ...], expected: str) -> None:
+    done = hexopt_command("trace", "generate", "--workflows", "2", *args)
+    assert done.status == 2
+    assert expected in done.err
+    assert done.out == ""
+    assert not list(here.glob("x.*"))
+
+
+def test_simulate_at_a_utilisation(hexopt_command: Command, here: Path) -> None:
+    args = ("simulate", "--trace", "small.jsonl", "--cluster", "tiny", "--policy", "fcfs")
+    done = hexopt_command(*args, "--arrivals", "utilisation:0.8", "--out", "one")
+    assert done.status == 0, done.err
+    assert "arrivals_rate_per_s" in done.out
+    record = json.loads((here / "one" / "run.json").read_text())
+    trace, cluster = hexopt.load_trace(here / "small.jsonl"), hexopt.load_cluster("tiny")
+    assert record["arrivals_rate_per_s"] == hexopt.demand(trace, cluster).rate_at(0.8)

@@ -84,6 +84,8 @@ def assert_one_line(done: Outcome, *words: str) -> None:
         (["plot", "nowhere"], ["nowhere", "result folder"]),
         (["plot", "."], ["result folder"]),
         (["plot", ".", "--format", "pgn"], ["pgn", "did you mean 'png'"]),
+        (["report", "nowhere"], ["nowhere", "result folder"]),
+        (["report", ".", "--format", "pgn"], ["pgn", "did you mean 'png'"]),
         (["run"], ["EXPERIMENT.toml"]),
         (["run", "nowhere.toml"], ["nowhere.toml"]),
         (["run", "small.jsonl"], ["small.jsonl", "TOML"]),

@@ -45,7 +45,8 @@ print(result.summary["finished_workflows"], result.calls["prefill_instance"].nun
 
 
 def test_commands(folder: Path) -> None:
-    assert len(COMMANDS) == 3
+    assert len(COMMANDS) == 4
     for command in COMMANDS:
         run(folder, [str(Path(sys.executable).with_name("hexopt")), *shlex.split(command)[1:]])
     assert list((folder / "results/one").rglob("*.png"))
+    assert (folder / "results/one/report.html").is_file()

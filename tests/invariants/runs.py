@@ -26,7 +26,24 @@ from hexopt.errors import SimulationStalled
 from hexopt.sim.result import RunResult
 from tests.oracle.scenarios import ScriptedRandomPolicy, snapshot
 
-POLICIES = ("fcfs", "workflow-fcfs", "round-robin", "random", "earliest-finish", "hexagent")
+POLICIES = (
+    "fcfs",
+    "workflow-fcfs",
+    "round-robin",
+    "random",
+    "earliest-finish",
+    "hexagent",
+    "goodserve",
+    "least-loaded",
+    "netkv",
+    "sjf",
+    "srpt",
+    "workflow-llf",
+    "autellix-plas",
+    "autellix-atlas",
+    "kairos",
+    "cortex",
+)
 """Every shipped policy but ``replay``, which has a test of its own."""
 
 LATENCIES = (0, 0, 7, 500, 10_000)

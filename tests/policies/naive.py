@@ -171,6 +171,7 @@ class Options:
     kv_room: str = "wait"
     replan_queued: bool = True
     decode_priority: bool = True
+    decide_ahead: int = 4
     horizon: str = "running"
     priority: str = "risk"
     placement: str = "joint"
@@ -210,11 +211,24 @@ class NaiveHexagent:
         ranked.sort(key=lambda row: row[0])
         present = [call.priority if call.state != CallState.POOL else math.nan for _, call, _, _ in ranked]
         labels = relabel(present, [call.ready_us for _, call, _, _ in ranked])
+        everything = not self.options.decide_ahead or not set(zip(present, labels, strict=True)) & {
+            (label, label) for label in labels
+        }
         return [
             Decision(call.key, p, d, label)
             for (_, call, p, d), label in zip(ranked, labels, strict=True)
             if (call.prefill, call.decode, call.priority) != (p, d, label)
+            and (everything or self._near(view, ranked, call, p))
         ]
+
+    def _near(self, view: View, ranked: list[Ranked], call: CallView, p: int) -> bool:
+        """Among the next few of its instance, now or by this plan. Calls of the pool and past prefill always count."""
+        if call.state != CallState.QUEUED:
+            return True
+        new = [c.key for _, c, q, _ in ranked if q == p and c.state <= CallState.QUEUED]
+        queue = view.prefill[call.prefill].queue.values()
+        old = [c.key for c in sorted(queue, key=lambda c: (c.priority, c.ready_us, c.workflow.index, c.index))]
+        return call.key in new[: self.options.decide_ahead] or call.key in old[: self.options.decide_ahead]
 
     def horizon_us(self, workflow: WorkflowView) -> int:
         if self.options.horizon == "running":

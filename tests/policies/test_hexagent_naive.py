@@ -31,6 +31,7 @@ OPTIONS = st.builds(
     kv_room=st.sampled_from(("wait", "wait", "now")),
     replan_queued=st.sampled_from((True, True, False)),
     decode_priority=st.sampled_from((True, True, True, False)),
+    decide_ahead=st.sampled_from((4, 4, 1, 2, 0)),
     horizon=st.sampled_from(("running",) * 5 + ("arrival",)),
     priority=st.sampled_from(("risk",) * 7 + ("ready",)),
     placement=st.sampled_from(("joint",) * 7 + ("blind",)),

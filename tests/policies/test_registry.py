@@ -15,7 +15,25 @@ from hexopt.errors import ConfigError
 from hexopt.policies import registry
 from hexopt.policies.registry import make_policy, policy_names, policy_options, policy_record, policy_summary
 
-NAMES = ["earliest-finish", "fcfs", "hexagent", "random", "replay", "round-robin", "workflow-fcfs"]
+NAMES = [
+    "autellix-atlas",
+    "autellix-plas",
+    "cortex",
+    "earliest-finish",
+    "fcfs",
+    "goodserve",
+    "hexagent",
+    "kairos",
+    "least-loaded",
+    "netkv",
+    "random",
+    "replay",
+    "round-robin",
+    "sjf",
+    "srpt",
+    "workflow-fcfs",
+    "workflow-llf",
+]
 
 
 def told(name: str, options: dict[str, Any], *parts: str) -> None:
@@ -60,6 +78,7 @@ def test_defaults() -> None:
         "keep_maximum": False,
         "replan_queued": True,
         "decode_priority": True,
+        "decide_ahead": 4,
         "horizon": "running",
         "priority": "risk",
         "placement": "joint",
@@ -68,7 +87,7 @@ def test_defaults() -> None:
 
 
 def test_unknown_names_suggest_the_nearest() -> None:
-    told("hexagnt", {}, "policy 'hexagnt'", "did you mean 'hexagent'?", "known: earliest-finish, fcfs")
+    told("hexagnt", {}, "policy 'hexagnt'", "did you mean 'hexagent'?", "known: autellix-atlas, autellix-plas")
     told("", {}, "policy ''", "known:")
     told("workflow_fcfs", {}, "did you mean 'workflow-fcfs'?")
 

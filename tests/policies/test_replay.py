@@ -11,6 +11,7 @@ import pytest
 
 import hexopt
 from hexopt.errors import ConfigError, PlanError
+from hexopt.policies.registry import policy_names
 from tests.policies.views import cluster
 
 HEADER = "at_us,workflow_id,call_id,prefill_instance,decode_instance,priority\n"
@@ -72,7 +73,7 @@ def test_a_later_row_of_one_instant_overrules(tmp_path: Path) -> None:
     assert len(result.decisions) == 3
 
 
-@pytest.mark.parametrize("name", ["fcfs", "workflow-fcfs", "round-robin", "random", "earliest-finish", "hexagent"])
+@pytest.mark.parametrize("name", [n for n in policy_names() if n != "replay"])
 @pytest.mark.parametrize("plan_latency_us", [0, 3000, "measured"])
 def test_replaying_a_run_repeats_it(name: str, plan_latency_us: Any, tmp_path: Path) -> None:
     calls = [hexopt.Call(f"c{i}", (i - 1,) if i else (), 300, 20, 1500) for i in range(4)]

@@ -87,8 +87,10 @@ def test_clusters_have_figures_of_their_own(experiment: Results, tmp_path: Path)
         instances=doubled(experiment.instances),
     )
     names = {path.name for path in write_figures(data, tmp_path, ("png",))}
-    assert {"req--tiny.png", "req--my-other.png"} <= names
-    assert len(names) == 2 * len(PLOTS)
+    assert "overview.png" in names
+    for cluster in ("tiny", "my-other"):
+        assert {name.split("--")[0] for name in names if f"--{cluster}" in name} == set(PLOTS)
+    assert len(names) == 2 * len(PLOTS) + 1
 
 
 def bars(ax: Axes) -> dict[str, list[float]]:

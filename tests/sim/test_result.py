@@ -81,6 +81,7 @@ SUMMARY = [
     "stop_us",
     "arrivals",
     "arrivals_seed",
+    "arrivals_rate_per_s",
     "delays",
     "delays_seed",
     "workflows",

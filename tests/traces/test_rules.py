@@ -92,6 +92,46 @@ def test_another_rate_scales_the_same_draws() -> None:
         assert b == pytest.approx(a / 2, abs=1)
 
 
+def test_sinusoid_is_the_time_change_of_a_unit_process() -> None:
+    """The expected number of arrivals up to the n-th one is the sum of n unit exponentials, by definition."""
+    rate, period, depth = 5.0, 40.0, 0.9
+    at = [
+        us / 1e6 for us in arrivals(apply_arrivals(flows(2000), "sinusoid:5,period=40,depth=0.9", 3)) if us is not None
+    ]
+    expected = np.cumsum(stream(3, "arrivals").standard_exponential(2000))
+    for t, sum_ in zip(at, expected, strict=True):
+        reached = rate * (t + depth * period / (2 * np.pi) * (1 - np.cos(2 * np.pi * t / period)))
+        assert reached == pytest.approx(sum_, abs=rate * 2e-6)
+    assert at == sorted(at)
+
+
+def test_sinusoid_crowds_the_first_half_of_each_period() -> None:
+    """At depth 1 a share 1/2 + 1/pi of all arrivals."""
+    at = np.array(arrivals(apply_arrivals(flows(20_000), "sinusoid:20,period=10,depth=1", 1)), float) / 1e6
+    assert (at % 10 < 5).mean() == pytest.approx(0.5 + 1 / np.pi, abs=4 * 0.5 / 20_000**0.5)
+    assert 20_000 / at[-1] == pytest.approx(20, rel=0.03)
+
+
+def test_no_depth_is_poisson() -> None:
+    flat = arrivals(apply_arrivals(flows(100), "sinusoid:4,period=7,depth=0", 3))
+    for a, b in zip(flat, arrivals(apply_arrivals(flows(100), "poisson:4", 3)), strict=True):
+        assert a == pytest.approx(b, abs=1)
+
+
+def test_steps() -> None:
+    """2/s for 10 s, nobody for 10 s, then 4/s: the first 20 expected arrivals fall into the first step."""
+    at = arrivals(apply_arrivals(flows(60), "steps:2@0;0@10;4@20", 3))
+    sums = np.cumsum(stream(3, "arrivals").standard_exponential(60))
+    assert sums[0] < 20 < sums[-1]
+    for us, sum_ in zip(at, sums, strict=True):
+        assert us == pytest.approx(1e6 * (sum_ / 2 if sum_ <= 20 else 20 + (sum_ - 20) / 4), abs=1)
+    one = arrivals(apply_arrivals(flows(60), "steps:2@0", 3))
+    for a, b in zip(one, arrivals(apply_arrivals(flows(60), "poisson:2", 3)), strict=True):
+        assert a == pytest.approx(b, abs=1)
+    late = arrivals(apply_arrivals(flows(3), "steps:0@0;1000@5", 3))
+    assert min(us or 0 for us in late) > 5_000_000
+
+
 def test_delays_fill_only_the_unknown() -> None:
     trace = chain((None, "start"), (5, "tool"), (None, None))
     assert delays(apply_delays(trace, "fixed:0.25", 0)) == [250_000, 5, 250_000]
@@ -152,7 +192,10 @@ def test_arrivals_and_delays_do_not_touch_each_other() -> None:
             "possion:10",
             "--arrivals 'possion:10': unknown rule 'possion' found, legal are burst, fixed:GAP_S, gamma:",
         ),
-        ("possion:10", "poisson:RATE, replay, did you mean 'poisson'?"),
+        (
+            "possion:10",
+            "steps:RATE@T;RATE@T, utilisation:U,cv=CV, did you mean 'poisson'?",
+        ),
         ("", "--arrivals '': unknown rule '' found, legal are burst, "),
         ("poisson", "--arrivals 'poisson': '' found after the name, the rule is written poisson:RATE, correct it"),
         ("poisson:0", "--arrivals 'poisson:0': RATE 0 found, RATE is a number above 0, correct it"),
@@ -169,6 +212,23 @@ def test_arrivals_and_delays_do_not_touch_each_other() -> None:
         ("gamma:3,2", "'2' found, the rule is written gamma:RATE,cv=CV"),
         ("gamma:3,cv=0", "CV 0 found, CV is a number above 0"),
         ("burst:1", "'burst:1' found, the rule is written burst"),
+        ("sinusoid:3", "'3' found after the name, the rule is written sinusoid:RATE,period=S,depth=D"),
+        ("sinusoid:3,period=2,depth=1.5", "D 1.5 found, D is a number from 0 to 1"),
+        ("sinusoid:3,period=0,depth=1", "S 0 found, S is a number above 0"),
+        ("sinusoid:1e-20,period=1,depth=1", "an arrival at "),
+        ("steps:", "'' found, the rule is written steps:RATE@T;RATE@T"),
+        ("steps:3", "'3' found, the rule is written steps:RATE@T;RATE@T"),
+        ("steps:3@1", "T 1 found, the first T is 0"),
+        ("steps:3@0;2@0", "T 0 found, the first T is 0 and each T is above the last"),
+        ("steps:3@0;0@9", "a last RATE of 0 found, it lasts until all have arrived"),
+        ("steps:-3@0", "RATE -3 found, RATE is a number from 0"),
+        (
+            "utilisation:0.5",
+            "'utilisation:0.5' found without a cluster, utilisation is a share of",
+        ),
+        ("utilisation:0", "U 0 found, U is a number above 0"),
+        ("utilisation:1,2", "'2' found, the rule is written utilisation:U,cv=CV"),
+        ("utilisation", "'' found after the name, the rule is written utilisation:U"),
         ("replay:x", "'replay:x' found, the rule is written replay"),
     ],
 )
@@ -210,7 +270,7 @@ def test_require_known() -> None:
     )
     with pytest.raises(
         TraceError,
-        match=r"2 of 2 arrivals unknown, .* with --arrivals RULE \(burst, fixed:.*, poisson:RATE\)$",
+        match=r"2 of 2 arrivals unknown, .* with --arrivals RULE \(burst, .*poisson:RATE, .*, utilisation:.*\)$",
     ):
         require_known(flows(2))
     both = Trace((replace(chain((None, None)).workflows[0], arrival_us=None),))

@@ -89,7 +89,7 @@ def root(
 
 @trace_app.callback()
 def trace(ctx: typer.Context) -> None:
-    """Look at trace files, or check them.
+    """Look at trace files, check them, or generate them.
 
     Example:
 
@@ -230,6 +230,30 @@ def plot_command(
     plot_folder(folder, format or ["png", "svg"])
 
 
+@app.command("report")
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="Folder that run or simulate --out wrote.", metavar="DIR")],
+    out: Annotated[
+        Path | None, typer.Option(parser=_folder, help="Folder of the report; else DIR itself.", metavar="DIR")
+    ] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="png or svg; may be repeated; both if absent.", metavar="FORMAT")
+    ] = None,
+) -> None:
+    """Write report.html and report.md of a result folder, with all figures.
+
+    They say what was run and what came out, with intervals, and where the
+    proposals lose. report.html is one file and needs no network.
+
+    Example:
+
+    hexopt report results/one
+    """
+    from hexopt.cli.report import report_folder
+
+    report_folder(folder, out, format or ["png", "svg"])
+
+
 @trace_app.command("info")
 def trace_info_command(
     file: Annotated[Path, typer.Argument(help="Trace file (.jsonl or .jsonl.gz).", metavar="FILE")],
@@ -260,6 +284,35 @@ def trace_check_command(
     from hexopt.cli.look import check_trace
 
     raise typer.Exit(check_trace(file))
+
+
+@trace_app.command("generate")
+def trace_generate_command(
+    app: Annotated[str, typer.Argument(help="bfcl, claude-code, lats, sharegpt, swe-agent or mixed.", metavar="APP")],
+    workflows: Annotated[int, typer.Option(help="How many workflows.", metavar="N", min=1)],
+    out: Annotated[str, typer.Option(help="File to write (.jsonl or .jsonl.gz).", metavar="FILE")],
+    seed: Annotated[int, typer.Option(help="Seed of all draws.", metavar="N", min=0)] = 0,
+    parameters: Annotated[
+        str, typer.Option(help="paper: published means; fitted: fitted on public logs.", metavar="SET")
+    ] = "paper",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A parameter (traces/generators.md), such as user_gap=zero; may be repeated.", metavar="NAME=VALUE"
+        ),
+    ] = None,
+) -> None:
+    """Generate a trace: workflows of an application, drawn from stated distributions.
+
+    Example:
+
+    hexopt trace generate sharegpt --workflows 100 --seed 1 \\
+      --parameters fitted --option user_gap=zero \\
+      --out chats.jsonl.gz
+    """
+    from hexopt.cli.generate import generate_and_show
+
+    generate_and_show(app, workflows, seed, parameters, option or [], out)
 
 
 @cluster_app.command("list")

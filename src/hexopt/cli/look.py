@@ -19,7 +19,12 @@ def show_trace(file: Path, skip_invalid: bool, as_json: bool) -> None:
     info = trace_info(hexopt.load_trace(file, skip_invalid=skip_invalid))
     if as_json:
         line(json.dumps(info, indent=2))
-        return
+    else:
+        print_info(info)
+
+
+def print_info(info: dict[str, Any]) -> None:
+    """Print the key figures of a trace as a table."""
     table = _table("", "")
     for key, value in info.items():
         if isinstance(value, dict):

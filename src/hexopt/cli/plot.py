@@ -10,11 +10,16 @@ from hexopt.errors import ConfigError, suggest
 FORMATS = ("png", "svg")
 
 
-def plot_folder(folder: Path, formats: list[str]) -> None:
-    """Write the figures of ``folder`` into ``folder/figures`` and print their paths."""
+def check_formats(formats: list[str]) -> None:
+    """Refuse a picture format that figures do not come in."""
     for name in formats:
         if name not in FORMATS:
             raise ConfigError(f"--format: '{name}' is unknown, {suggest(name, FORMATS)}, choose one")
+
+
+def plot_folder(folder: Path, formats: list[str]) -> None:
+    """Write the figures of ``folder`` into ``folder/figures`` and print their paths."""
+    check_formats(formats)
     from hexopt.report.data import load_results
     from hexopt.report.figures import write_figures
 

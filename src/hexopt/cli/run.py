@@ -41,7 +41,7 @@ def run_and_report(
 def report(folder: Path, formats: list[str]) -> None:
     """Print the comparison of a result folder and write it, with the figures, into the folder."""
     from hexopt.report.data import load_results
-    from hexopt.report.figures import write_figures
+    from hexopt.report.figures import QUICK, write_figures
     from hexopt.report.tables import WIDTH, comparison_lines, summary_markdown, summary_table
 
     data = load_results(folder)
@@ -51,4 +51,4 @@ def report(folder: Path, formats: list[str]) -> None:
         line(text)
     line("")
     (folder / "summary.md").write_text(summary_markdown(data), encoding="utf-8")
-    write_figures(data, folder / "figures", formats)
+    write_figures(data, folder / "figures", formats, QUICK)

@@ -62,7 +62,7 @@ def simulate_and_show(
         line(f"tables: {out}; hexopt plot {out} draws them")
 
 
-def parse_options(texts: Sequence[str], as_text: Collection[str] = ()) -> dict[str, Any]:
+def parse_options(texts: Sequence[str], as_text: Collection[str] = (), flag: str = "--policy-option") -> dict[str, Any]:
     """Return options from ``NAME=VALUE`` texts; a value is an integer, a number, true or false, or else text.
 
     Those named in ``as_text`` are text whatever they look like.
@@ -75,9 +75,9 @@ def parse_options(texts: Sequence[str], as_text: Collection[str] = ()) -> dict[s
         name, equals, value = text.partition("=")
         name = name.strip()
         if not equals or not name:
-            raise ConfigError(f"--policy-option: '{text}' found, an option is written NAME=VALUE, correct it")
+            raise ConfigError(f"{flag}: '{text}' found, an option is written NAME=VALUE, correct it")
         if name in options:
-            raise ConfigError(f"--policy-option: '{name}' occurs twice, an option has one value, drop one")
+            raise ConfigError(f"{flag}: '{name}' occurs twice, an option has one value, drop one")
         options[name] = value.strip() if name in as_text else _value(value.strip())
     return options
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hexopt
+from hexopt.capacity import apply_arrivals_on
 from hexopt.core.cluster import Cluster
 from hexopt.core.workflow import Trace
 from hexopt.errors import ConfigError
@@ -22,7 +23,7 @@ from hexopt.latency import check_calibrated
 from hexopt.policies.registry import policy_class
 from hexopt.sim.engine import Simulation
 from hexopt.sim.predictors import make_predictor
-from hexopt.traces import apply_arrivals, apply_delays, require_known
+from hexopt.traces import apply_delays, require_known
 
 FILE_OPTIONS = frozenset({("replay", "decisions")})
 """Policy options that name a file: its path is relative to the experiment file, its contents are part of the key."""
@@ -168,17 +169,12 @@ def make_grid(config: ExperimentConfig) -> Grid:
 def drawn_trace(entry: TraceEntry, seed: int) -> Trace:
     """Return the trace that a generator draws of a seed; the last few are kept."""
     options = tuple(sorted(entry.options.items()))
-    return _drawn(str(entry.generate), entry.workflows, str(entry.parameters), options, seed)
+    return _drawn(str(entry.generate), entry.workflows or 0, str(entry.parameters), options, seed)
 
 
 @lru_cache(maxsize=4)
-def _drawn(
-    generate: str, workflows: int | None, parameters: str, options: tuple[tuple[str, Any], ...], seed: int
-) -> Trace:
-    drawn: Trace = hexopt.generate_trace(
-        generate, workflows=workflows, seed=seed, parameters=parameters, **dict(options)
-    )
-    return drawn
+def _drawn(generate: str, workflows: int, parameters: str, options: tuple[tuple[str, Any], ...], seed: int) -> Trace:
+    return hexopt.generate_trace(generate, workflows=workflows, seed=seed, parameters=parameters, **dict(options))
 
 
 def _rehearse(
@@ -195,8 +191,9 @@ def _rehearse(
     """
     seed = config.seeds[0]
     for t, (entry, source) in enumerate(zip(entries, traces, strict=True)):
-        trace = _rehearsed(entry, source, seed, "burst" if config.loads else entry.arrivals)
+        rule = load_rule(config.loads[0], config.load_cv) if config.loads else entry.arrivals
         for c, cluster in enumerate(clusters):
+            trace = _rehearsed(entry, source, seed, rule, cluster)
             check_calibrated(trace, cluster)
             for policy, options in policies if t == c == 0 else policies[:1]:
                 made = hexopt.make_policy(policy.name, **options)
@@ -204,15 +201,16 @@ def _rehearse(
                 Simulation(trace, cluster, made, predictor, seed=seed, stop_us=config.stop_us)
 
 
-def _rehearsed(entry: TraceEntry, source: Trace | TraceEntry, seed: int, arrivals: str | None) -> Trace:
+def _rehearsed(
+    entry: TraceEntry, source: Trace | TraceEntry, seed: int, arrivals: str | None, cluster: Cluster
+) -> Trace:
     if isinstance(source, Trace):
         trace = source
     else:
         trace = drawn_trace(source, seed if source.trace_seed is None else source.trace_seed)
         trace.check()
     if arrivals is not None:
-        # A load becomes a rate only with a cluster; for a rehearsal any instants do.
-        trace = apply_arrivals(trace, "burst" if arrivals.startswith("utilisation:") else arrivals, seed)
+        trace = apply_arrivals_on(cluster, trace, arrivals, seed)
     if entry.delays is not None:
         trace = apply_delays(trace, entry.delays, seed)
     require_known(trace)

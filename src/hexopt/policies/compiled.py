@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hexopt.core.plan import Decision, Plan
 from hexopt.core.view import CallView
@@ -91,6 +92,7 @@ class CompiledPlacement:
         small_queue: int,
         room_now: bool,
         until_phase: bool,
+        ahead: int,
     ) -> tuple[Plan, list[int]] | None:
         """Plan a round whose only business is calls that wait for prefill; as ``place`` and its labels would.
 
@@ -108,7 +110,14 @@ class CompiledPlacement:
         ready = np.array([call.ready_us for call in waiting], np.int64)
         present = np.where(prefill >= 0, priority, np.nan)[who]
         labels = self._kernels.relabel(present, ready[who])
-        changed = np.flatnonzero((p != prefill[who]) | (d != decode[who]) | (labels != present))
+        change = (p != prefill[who]) | (d != decode[who]) | (labels != present)
+        if ahead and (labels == present).any():
+            change &= (
+                self._kernels.near(p, ahead)
+                | (prefill[who] < 0)
+                | self._near_now(facts, prefill, priority, ready, ahead)[who]
+            )
+        changed = np.flatnonzero(change)
         decisions = [
             Decision(waiting[i].key, to_p, to_d, label)
             for i, to_p, to_d, label in zip(
@@ -170,6 +179,13 @@ class CompiledPlacement:
         placed = placed[:done]
         placed[:, 0] = order[placed[:, 0]]
         return placed, risks[:done]
+
+    def _near_now(self, facts: Ints, prefill: Ints, priority: Floats, ready: Ints, ahead: int) -> NDArray[np.bool_]:
+        """Say which calls stand among the next ``ahead`` of their prefill instance's queue now."""
+        order = np.lexsort((facts[:, self._kernels.TIE], ready, priority, prefill))
+        near = np.empty(len(order), np.bool_)
+        near[order] = self._kernels.near(prefill[order], ahead)
+        return near
 
     def _gather(self, waiting: list[CallView]) -> Ints | None:
         """Return the facts of calls, one row each; ``None`` if a call's numbers are too large."""

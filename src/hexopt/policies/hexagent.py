@@ -58,6 +58,10 @@ class HexAGenT(BasePolicy):
         Whether calls past prefill that wait on a contended decode instance (a call waits for KV room there, or its
         batch is full) are ranked anew in each round. Elsewhere they join at the next boundary whatever their rank.
 
+    decide_ahead
+        A round ranks and places all waiting calls, but decides only about those that are, or then would be, among the
+        next so many of a prefill instance; the others, of which the next rounds think again, stay where they are. 0:
+        about all.
     horizon
         ``"arrival"``: the horizon stays the longest path of what was revealed at the workflow's start.
     priority
@@ -87,6 +91,7 @@ class HexAGenT(BasePolicy):
         keep_maximum: bool = False,
         replan_queued: bool = True,
         decode_priority: bool = True,
+        decide_ahead: int = 4,
         horizon: Literal["running", "arrival"] = "running",
         priority: Literal["risk", "ready"] = "risk",
         placement: Literal["joint", "blind"] = "joint",
@@ -101,6 +106,7 @@ class HexAGenT(BasePolicy):
         self.keep_maximum = keep_maximum
         self.replan_queued = replan_queued
         self.decode_priority = decode_priority
+        self.decide_ahead = decide_ahead
         self.horizon = horizon
         self.priority = priority
         self.placement = placement
@@ -142,7 +148,7 @@ class HexAGenT(BasePolicy):
         ranked = round_.rank_decode(arrived) if arrived else []
         if waiting:
             ranked.extend(round_.place(waiting))
-        return _to_plan(ranked)
+        return _to_plan(ranked, self.decide_ahead)
 
     def _replan(self, compiled: CompiledPlacement, view: View, waiting: list[CallView]) -> Plan | None:
         """Plan the usual round of a long queue; ``None`` if a call's numbers are too large for it."""
@@ -157,6 +163,7 @@ class HexAGenT(BasePolicy):
             self.small_queue,
             self.kv_room == "now",
             self.risk_until == "phase",
+            self.decide_ahead,
         )
         if made is None:
             return None
@@ -165,14 +172,18 @@ class HexAGenT(BasePolicy):
         return plan
 
     def _horizons_us(self, calls: list[CallView]) -> list[int]:
-        """Return ``horizon_us`` of each, asked once a workflow."""
-        known: dict[int, int] = {}
+        """Return ``horizon_us`` of each of some waiting calls, with little ado where nothing has changed."""
+        known = self._horizons
+        asked: dict[int, int] = {}
         horizons = []
         for call in calls:
             w = call.workflow.index
-            us = known.get(w)
-            if us is None:
-                us = known[w] = self.horizon_us(call)
+            horizon = known.get(w)
+            if horizon is not None and horizon.lone is call:
+                us = horizon.of_waiting_us(call)
+            else:
+                found = asked.get(w)
+                us = asked[w] = self.horizon_us(call) if found is None else found
             horizons.append(us)
         return horizons
 
@@ -214,8 +225,8 @@ def _contended(d: DecodeView) -> bool:
     return d.running >= d.max_batch or any(c.state == CallState.ADMISSION for c in d.waiting.values())
 
 
-def _to_plan(ranked: list[_Ranked]) -> Plan:
-    """Give the calls priorities in order of risk and decide about those for which something changes."""
+def _to_plan(ranked: list[_Ranked], ahead: int) -> Plan:
+    """Give the calls priorities in order of risk and decide about those for which something near changes."""
     if len(ranked) == 1:
         (_, call, p, d) = ranked[0]
         label = call.priority if call.prefill >= 0 else float(call.ready_us)
@@ -226,11 +237,33 @@ def _to_plan(ranked: list[_Ranked]) -> Plan:
         ranked.sort(key=lambda r: r.risk)
     present = [r.call.priority if r.call.prefill >= 0 else math.nan for r in ranked]
     labels = relabel(present, [r.call.ready_us for r in ranked])
+    far: set[int] = set()
+    if ahead and any(old == new for old, new in zip(present, labels, strict=True)):
+        far = _far(ranked, ahead)
     decisions = []
     for (_, call, p, d), label in zip(ranked, labels, strict=True):
-        if call.prefill != p or call.decode != d or call.priority != label:
+        if (call.prefill != p or call.decode != d or call.priority != label) and call.key not in far:
             decisions.append(Decision(call.key, p, d, label))
     return Plan(decisions)
+
+
+def _far(ranked: list[_Ranked], ahead: int) -> set[int]:
+    """Return the queued calls that are not, and would not be, among the next ``ahead`` of a prefill instance."""
+    before: dict[int, int] = {}
+    far: dict[int, CallView] = {}
+    for _, call, p, _ in ranked:
+        if call.state <= CallState.QUEUED:
+            position = before[p] = before.get(p, 0) + 1
+            if position > ahead and call.state == CallState.QUEUED:
+                far[call.key] = call
+    queued = [call for _, call, _, _ in ranked if call.state == CallState.QUEUED]
+    queued.sort(key=lambda c: (c.prefill, c.priority, c.ready_us, c.workflow.index, c.index))
+    last, position = -1, 0
+    for call in queued:
+        last, position = call.prefill, position + 1 if call.prefill == last else 1
+        if position <= ahead:
+            far.pop(call.key, None)
+    return set(far)
 
 
 class _Round:

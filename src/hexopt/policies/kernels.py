@@ -329,9 +329,25 @@ def relabel(present: Floats, ready_us: Ints) -> Any:
     return labels
 
 
+@_jit
+def near(instance: Ints, ahead: int) -> Any:
+    """Say which of a sequence of calls are among the first ``ahead`` of their instance."""
+    result = np.empty(len(instance), np.bool_)
+    count = np.zeros(instance.max() + 1 if len(instance) > 0 else 0, np.int64)
+    for i in range(len(instance)):
+        p = instance[i]
+        if p < 0:
+            result[i] = False
+        else:
+            count[p] += 1
+            result[i] = count[p] <= ahead
+    return result
+
+
 def compile_all() -> None:
     """Compile, or load what was compiled before, by placing one call on the smallest cluster."""
     relabel(np.array([math.nan, 1.0]), np.zeros(2, np.int64))
+    near(np.zeros(2, np.int64), 1)
     one, none = np.ones(1, np.int64), np.zeros(1, np.int64)
     site = Site(none, none, np.ones(2, np.int64), one, one, np.ones((1, 2)), np.ones(1))
     state = State(none.copy(), none.copy(), none.copy(), none.copy(), none.copy(), np.zeros((1, 0, 4), np.int64))

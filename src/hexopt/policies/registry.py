@@ -14,13 +14,23 @@ from hexopt.core.protocols import BasePolicy, Policy
 from hexopt.errors import ConfigError, suggest
 
 POLICIES = {
+    "autellix-atlas": "hexopt.policies.autellix_atlas:AutellixAtlas",
+    "autellix-plas": "hexopt.policies.autellix_plas:AutellixPlas",
+    "cortex": "hexopt.policies.cortex:Cortex",
     "earliest-finish": "hexopt.policies.earliest_finish:EarliestFinish",
     "fcfs": "hexopt.policies.fcfs:Fcfs",
+    "goodserve": "hexopt.policies.goodserve:GoodServe",
     "hexagent": "hexopt.policies.hexagent:HexAGenT",
+    "kairos": "hexopt.policies.kairos:Kairos",
+    "least-loaded": "hexopt.policies.least_loaded:LeastLoaded",
+    "netkv": "hexopt.policies.netkv:NetKv",
     "random": "hexopt.policies.random_choice:RandomChoice",
     "replay": "hexopt.policies.replay:Replay",
     "round-robin": "hexopt.policies.round_robin:RoundRobin",
+    "sjf": "hexopt.policies.sjf:Sjf",
+    "srpt": "hexopt.policies.srpt:Srpt",
     "workflow-fcfs": "hexopt.policies.workflow_fcfs:WorkflowFcfs",
+    "workflow-llf": "hexopt.policies.workflow_llf:WorkflowLlf",
 }
 
 IN_MEMORY = "(in memory)"
@@ -69,7 +79,9 @@ def policy_summary(name: str) -> str:
 def policy_options(name: str) -> list[Option]:
     """Return the options of a policy, with their defaults and documentation."""
     cls = policy_class(name)
-    docs = {**_parameter_docs(BasePolicy), **_parameter_docs(cls)}
+    docs = {**_parameter_docs(BasePolicy)}
+    for part in reversed(cls.__mro__[:-1]):  # variants of a policy inherit the options of its base
+        docs.update(_parameter_docs(part))
     options = []
     for parameter in inspect.signature(cls).parameters.values():
         default = parameter.default

@@ -14,12 +14,12 @@ def plot_attainment(data: Results, ax: Axes | None = None) -> Axes:
 
     Seeds are pooled; dots mark 95% and 99%. An unfinished workflow is never attained.
     """
-    ax = new_axes(ax)
+    ax = new_axes(ax, rows=len(data.policies))
     values = {p: data.workflows.loc[data.workflows["policy"] == p, "ratio"].astype(float) for p in data.policies}
     draw_ecdf(ax, values, marks=(0.95, 0.99))
     ax.set_xlabel("SLO scale α (× standalone latency, log)")
     ax.set_ylabel("workflows within α × standalone")
-    ax.set_title(f"SLO attainment (left and high is better)\n{', '.join(data.clusters)}, {_pooled(data)}")
+    ax.set_title(f"SLO attainment (left and high is better)\n{data.where}, {_pooled(data)}")
     return ax
 
 

@@ -10,7 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from hexopt.report.style import log_x, policy_colours, policy_dashes
+from hexopt.report.style import below, log_x, policy_looks
+
+INSIDE = 6
+"""Policies up to which the legend has room beside the curves."""
 
 
 def draw_ecdf(ax: Axes, values: Mapping[str, pd.Series[float]], marks: Sequence[float] = ()) -> None:
@@ -19,7 +22,7 @@ def draw_ecdf(ax: Axes, values: Mapping[str, pd.Series[float]], marks: Sequence[
     ``marks`` are shares at which each curve gets a dot, the lowest x that the share needs.
     """
     policies = list(values)
-    colours, dashes = policy_colours(policies), policy_dashes(policies)
+    looks = policy_looks(policies)
     edge = 0.0
     for policy in policies:
         n = len(values[policy])
@@ -33,15 +36,15 @@ def draw_ecdf(ax: Axes, values: Mapping[str, pd.Series[float]], marks: Sequence[
             np.concatenate(([xs[0]], xs)),
             np.concatenate(([0.0], shares)),
             where="post",
-            color=colours[policy],
-            linestyle=dashes[policy],
+            color=looks[policy].colour,
+            linestyle=looks[policy].dash,
             linewidth=2,
             label=policy,
         )
         for mark in marks:
             rank = math.ceil(round(mark * n, 9))
             if rank <= len(xs):
-                ax.plot(xs[rank - 1], rank / n, "o", color=colours[policy], markeredgecolor="white", markersize=7)
+                ax.plot(xs[rank - 1], rank / n, "o", color=looks[policy].colour, markeredgecolor="white", markersize=7)
     for mark in marks:
         ax.axhline(mark, color="#555555", linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
         ax.annotate(
@@ -50,4 +53,7 @@ def draw_ecdf(ax: Axes, values: Mapping[str, pd.Series[float]], marks: Sequence[
     log_x(ax)
     ax.set_ylim(0, 1.02)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    ax.legend(loc="lower right")
+    if len(policies) <= INSIDE:
+        ax.legend(loc="lower right")
+    else:
+        below(ax, len(policies))

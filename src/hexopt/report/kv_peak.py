@@ -14,5 +14,5 @@ def plot_kv_peak(data: Results, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax)
     share = data.instances["kv_peak_blocks"].astype(float) / data.instances["kv_capacity_blocks"].astype(float)
     draw_heat(ax, data, share, "peak share of KV blocks", zoom=True)
-    ax.set_title(f"Peak KV memory by instance, % of its blocks (mean over seeds)\n{', '.join(data.clusters)}")
+    ax.set_title(f"Peak KV memory by instance, % of its blocks (mean over seeds)\n{data.where}")
     return ax

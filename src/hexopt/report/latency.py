@@ -11,7 +11,7 @@ from hexopt.report.style import new_axes
 
 def plot_latency(data: Results, ax: Axes | None = None) -> Axes:
     """Draw the share of workflows that finished within x seconds of their arrival, per policy, seeds pooled."""
-    ax = new_axes(ax)
+    ax = new_axes(ax, rows=len(data.policies))
     values = {
         p: data.workflows.loc[data.workflows["policy"] == p, "latency_us"].astype(float) / 1e6 for p in data.policies
     }
@@ -21,6 +21,6 @@ def plot_latency(data: Results, ax: Axes | None = None) -> Axes:
     seeds = data.runs["seed"].nunique()
     ax.set_title(
         "Workflow latency, arrival to last token (left is better)\n"
-        f"{', '.join(data.clusters)}, " + (f"{seeds} seeds pooled" if seeds > 1 else "one run")
+        f"{data.where}, " + (f"{seeds} seeds pooled" if seeds > 1 else "one run")
     )
     return ax

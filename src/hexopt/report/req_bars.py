@@ -7,68 +7,97 @@ import math
 from matplotlib.axes import Axes
 
 from hexopt.report.data import Results
-from hexopt.report.style import new_axes, policy_colours
+from hexopt.report.paper import Paper
+from hexopt.report.style import below, log_y_if_wide, new_axes, policy_looks
 
 METRICS = (("req95", "Req95"), ("req99", "Req99"))
+CROWDED = 6
+"""Policies beyond which numbers stand upright and single seeds are left out."""
 
 
-def plot_req_bars(data: Results, ax: Axes | None = None) -> Axes:
-    """Draw a bar per policy and metric (mean over seeds), its 95% interval as a whisker, every seed as a dot."""
-    ax = new_axes(ax)
+def plot_req_bars(data: Results, ax: Axes | None = None, paper: Paper | None = None) -> Axes:
+    """Draw a bar per policy and metric (mean over seeds), its 95% interval as a whisker, every seed as a dot.
+
+    ``paper`` adds hollow diamonds: what is published for a policy of that name on a cluster and trace of that name.
+    A policy with an unfinished workflow has no scale that is wide enough: a pale bar up to the top, marked ∞.
+    """
+    ax = new_axes(ax, rows=len(data.policies))
     policies = data.policies
-    colours = policy_colours(policies)
-    width = 0.8 / len(policies)
+    looks, names = policy_looks(policies), data.named()
+    crowded = len(policies) > CROWDED
+    width = 0.84 / len(policies)
+    here = (data.clusters[0], data.values("trace")[0])
+    published = {p: paper.beside(*here, names[p]) for p in policies} if paper else {}
     finite = [v for metric, _ in METRICS for v in data.runs[metric].astype(float) if math.isfinite(v)]
-    top = max(finite, default=1.0) * 1.12
+    finite += [v for pair in published.values() if pair for v in pair]
+    log_y_if_wide(ax, finite, "SLO scale needed (× standalone latency)")
+    bottom, top = ax.get_ylim()
+    size = 11 if len(policies) <= 4 else 9 if not crowded else 8
     for group, (metric, _) in enumerate(METRICS):
         for i, policy in enumerate(policies):
+            look = looks[policy]
             x = group + (i - (len(policies) - 1) / 2) * width
             seeds = data.runs.loc[data.runs["policy"] == policy, metric].astype(float).to_list()
             mean = sum(seeds) / len(seeds)
-            endless = not math.isfinite(mean)  # some workflow did not finish: no scale is wide enough
+            endless = not math.isfinite(mean)
             ax.bar(
                 x,
-                top if endless else mean,
+                (top if endless else mean) - bottom,
                 width * 0.92,
-                color=colours[policy],
+                bottom=bottom,
+                color=look.colour,
+                edgecolor="white" if look.hatch and not endless else "none",
+                linewidth=0,
                 alpha=0.35 if endless else 1,
-                hatch="//" if endless else None,
+                hatch="//" if endless else look.hatch,
                 label=policy if group == 0 else None,
             )
-            interval = _interval(data, policy, metric)
+            interval = data.interval(policy, metric)
             if interval and not endless:
                 low, high = interval
                 ax.errorbar(
-                    x, mean, yerr=[[max(0, mean - low)], [max(0, high - mean)]], color="black", capsize=4, lw=1.4
+                    x,
+                    mean,
+                    yerr=[[max(0, mean - low)], [max(0, high - mean)]],
+                    color="black",
+                    capsize=2 if crowded else 4,
+                    lw=1.4,
                 )
-            shown = [v for v in seeds if math.isfinite(v)]
-            if len(seeds) > 1:
+            shown = [v for v in seeds if math.isfinite(v)] if not crowded else []
+            if len(seeds) > 1 and shown:
                 # Beside the whisker, not on it.
                 spread = [x + width * (0.16 + 0.18 * j / len(shown)) for j in range(len(shown))]
                 ax.scatter(spread, shown, s=16, color="white", edgecolor="black", linewidth=0.7, zorder=3)
+            beside = published.get(policy)
             text_y = top if endless else max([mean, *shown, interval[1] if interval else 0])
+            if beside:
+                ax.plot(
+                    x - width * 0.3, beside[group], "D", color="black", markerfacecolor="none", markeredgewidth=1.5,
+                    markersize=8 if not crowded else 6, zorder=4,
+                )  # fmt: skip
+                if 0 < (beside[group] - text_y) / top < 0.12:  # the number would stand on the diamond
+                    text_y = beside[group]
             ax.annotate(
-                "∞" if endless else f"{mean:#.3g}", (x, text_y), (0, 5), textcoords="offset points", ha="center"
+                "∞" if endless else f"{mean:#.3g}".rstrip("."),
+                (x, text_y),
+                (0, -4 if endless else 6 if beside else 5),
+                textcoords="offset points",
+                ha="center",
+                va="top" if endless else "bottom",
+                fontsize=13 if endless else size,
+                rotation=90 if crowded and not endless else 0,
             )
+    if any(published.values()):
+        ax.plot([], [], "D", color="black", markerfacecolor="none", markeredgewidth=1.5, label="HexAGenT paper")
+    if crowded and ax.get_yscale() == "linear":
+        ax.set_ylim(0, top * 1.1)  # upright numbers are taller
     ax.set_xticks(range(len(METRICS)), [label for _, label in METRICS])
-    ax.set_ylim(0, top * 1.03)
     ax.grid(axis="x", visible=False)
     ax.set_xlabel("metric")
-    ax.set_ylabel("SLO scale needed (× standalone latency)")
     n = data.runs["seed"].nunique()
     ax.set_title(
-        f"SLO scale at which 95% and 99% of workflows finish in time (lower is better)\n{', '.join(data.clusters)}, "
-        + (f"mean of {n} seeds with 95% bootstrap interval, dots are seeds" if n > 1 else "one run")
+        f"SLO scale at which 95% and 99% of workflows finish in time (lower is better)\n{data.where}, "
+        + (f"mean of {n} seeds with 95% interval" + ("" if crowded else ", dots are seeds") if n > 1 else "one run")
     )
-    ax.legend(ncols=min(len(policies), 5), loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    below(ax, len(policies) + 1)
     return ax
-
-
-def _interval(data: Results, policy: str, metric: str) -> tuple[float, float] | None:
-    if data.summary.empty:
-        return None
-    row = data.summary[(data.summary["policy"] == policy) & (data.summary["metric"] == metric)]
-    if len(row) != 1:
-        return None
-    low, high = float(row["ci_low"].iloc[0]), float(row["ci_high"].iloc[0])
-    return (low, high) if math.isfinite(low) and math.isfinite(high) else None

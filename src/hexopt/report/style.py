@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -13,10 +14,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import offset_copy
 
 SIZE_INCHES = (8.0, 4.5)
 DPI = 150
 """1,200 pixels wide: readable in a README, a slide or a column of print."""
+
+MOST_INCHES = 11.0
+"""Height of the tallest figure: a page."""
+
+WIDE = 10.0
+"""The ratio of largest to smallest value beyond which an axis is logarithmic."""
 
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C8C8C")
 """Okabe and Ito's palette: told apart under the common forms of colour blindness, and by lightness in print."""
@@ -29,11 +37,17 @@ FIXED = {
     "round-robin": "#CC79A7",
     "random": "#009E73",
     "replay": "#000000",
+    "workflow-llf": "#009E73",
+    "autellix-atlas": "#CC79A7",
 }
-"""Shipped policies keep their colour from one figure and one experiment to the next."""
+"""Shipped policies keep their colour from one figure and one experiment to the next, unless two of one colour meet."""
 
 DASHES: tuple[Any, ...] = ((0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)), (0, (3, 1)))
 """Line styles, so that curves are told apart without colour too; the last policy, in hexopt the proposal, is solid."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
+HATCHES = (None, "///", "...", "xx")
+"""Hatch of the first, second, … policy of one colour: eight colours do not do for twelve policies."""
 
 RC: dict[Any, Any] = {
     "figure.figsize": SIZE_INCHES,
@@ -60,12 +74,39 @@ RC: dict[Any, Any] = {
 }
 
 
+class Look(NamedTuple):
+    """How a policy is drawn: equal for no two of the policies in a figure."""
+
+    colour: str
+    dash: Any
+    marker: str
+    hatch: str | None
+
+
+def policy_looks(policies: Sequence[str]) -> dict[str, Look]:
+    """Return the look of each policy label."""
+    colours, dashes = policy_colours(policies), policy_dashes(policies)
+    looks: dict[str, Look] = {}
+    # Whose colour is its own stays plain.
+    order = sorted(range(len(policies)), key=lambda i: FIXED.get(policies[i]) != colours[policies[i]])
+    for i in order:
+        policy = policies[i]
+        before = sum(look.colour == colours[policy] for look in looks.values())
+        looks[policy] = Look(
+            colours[policy], dashes[policy], MARKERS[i % len(MARKERS)], HATCHES[min(before, len(HATCHES) - 1)]
+        )
+    return looks
+
+
 def policy_colours(policies: Sequence[str]) -> dict[str, str]:
     """Return a colour per policy label: the fixed one of a shipped policy, else the next that is free."""
-    colours = {policy: FIXED[policy] for policy in policies if policy in FIXED}
-    free = [colour for colour in OKABE_ITO if colour not in colours.values()] or list(OKABE_ITO)
-    for i, policy in enumerate(p for p in policies if p not in FIXED):
-        colours[policy] = free[i % len(free)]
+    colours: dict[str, str] = {}
+    for policy in policies:
+        if policy in FIXED and FIXED[policy] not in colours.values():
+            colours[policy] = FIXED[policy]
+    free = [colour for colour in OKABE_ITO if colour not in colours.values()]
+    for i, policy in enumerate(p for p in policies if p not in colours):
+        colours[policy] = free[i] if i < len(free) else OKABE_ITO[(i - len(free)) % len(OKABE_ITO)]
     return colours
 
 
@@ -84,21 +125,52 @@ def house_style() -> Generator[None]:
         yield
 
 
-def new_axes(ax: Axes | None) -> Axes:
-    """Return ``ax``, or the axes of a new figure that no window system knows of."""
+def new_axes(ax: Axes | None, rows: int = 0) -> Axes:
+    """Return ``ax``, or the axes of a new figure that no window system knows of, taller if it has many ``rows``."""
     if ax is not None:
         return ax
-    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+    width, height = SIZE_INCHES
+    height = min(MOST_INCHES, height + 0.3 * max(0, rows - 8))
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
     FigureCanvasAgg(figure)
     return figure.add_subplot()
 
 
-def log_x(ax: Axes) -> None:
-    """Make x logarithmic with plain numbers at 1, 2, 5 times the powers of ten."""
+def log_x(ax: Axes, decades: bool = False) -> None:
+    """Make x logarithmic with plain numbers at 1, 2, 5 times the powers of ten, or at the powers alone."""
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades else (1.0, 2.0, 5.0)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def log_y_if_wide(ax: Axes, values: Sequence[float], label: str, least: float = 0.0) -> bool:
+    """Label y and end it above the ``values``, logarithmic where they span more than a factor of ten."""
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    wide = low > 0 and high > WIDE * low
+    if wide:
+        ax.set_yscale("log")
+        subs = (1.0,) if high > 1000 * low else (1.0, 2.0, 5.0)
+        ax.yaxis.set_major_locator(LogLocator(subs=subs))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.set_ylim(max(least, 0.8 * low), high * (high / low) ** 0.08)
+    else:
+        ax.set_ylim(0, high * 1.12)
+    ax.set_ylabel(f"{label}, log" if wide else label)
+    return wide
+
+
+def below(ax: Axes, entries: int, columns: int | None = None, drop: float = 38) -> None:
+    """Put the legend of so many ``entries`` under the axes, ``drop`` points below them."""
+    figure = ax.get_figure(root=True)
+    if columns is None:
+        longest = max((len(text) for text in ax.get_legend_handles_labels()[1]), default=1)
+        columns = max(1, min(entries, math.floor(88 / (longest + 7))))
+    ax.legend(
+        ncols=columns, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=0,
+        bbox_transform=offset_copy(ax.transAxes, figure, y=-drop, units="points"),
+    )  # fmt: skip
 
 
 def save(ax: Axes, path: Path, formats: Sequence[str]) -> list[Path]:

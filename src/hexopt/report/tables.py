@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from hexopt.report.data import Results
+from hexopt.report.data import AXES, Results, Setting
 
 WIDTH = 100
 """Columns that a table may take."""
@@ -27,8 +27,8 @@ class Column:
     interval: bool = False
 
 
-def _number(value: float) -> str:
-    """Three significant digits, and never an exponent a person has to decode."""
+def show_number(value: float) -> str:
+    """Return three significant digits, and never an exponent a person has to decode."""
     if math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -42,11 +42,11 @@ def _percent(value: float) -> str:
 
 
 COLUMNS = (
-    Column("Req95", "req95", _number, interval=True),
-    Column("Req99", "req99", _number, interval=True),
-    Column("latency\nmean s", "latency_mean_s", _number),
-    Column("latency\np99 s", "latency_p99_s", _number),
-    Column("TTFT\nmean s", "ttft_mean_s", _number),
+    Column("Req95", "req95", show_number, interval=True),
+    Column("Req99", "req99", show_number, interval=True),
+    Column("latency\nmean s", "latency_mean_s", show_number),
+    Column("latency\np99 s", "latency_p99_s", show_number),
+    Column("TTFT\nmean s", "ttft_mean_s", show_number),
     Column("busy\nprefill", "prefill_utilisation", _percent),
     Column("busy\ndecode", "decode_utilisation", _percent),
 )
@@ -54,47 +54,42 @@ PLANNING = "plan\nms"
 
 
 def summary_rows(data: Results, intervals: bool = True) -> tuple[list[str], list[list[str]]]:
-    """Return headings and a row of cells per (cluster, policy): means over seeds, intervals where there are any."""
-    several = len(data.clusters) > 1
-    headings = (["cluster"] if several else []) + ["policy"] + [column.heading for column in COLUMNS] + [PLANNING]
+    """Return headings and a row of cells per (setting, policy): means over seeds, intervals where there are any."""
+    settings = data.settings
+    several = len(settings) > 1
+    axis = "cluster" if len(data.clusters) == len(settings) else "setting"
+    headings = ([axis] if several else []) + ["policy"] + [column.heading for column in COLUMNS] + [PLANNING]
     rows = []
-    for cluster in data.clusters:
-        part = data.of_cluster(cluster)
+    for setting in settings:
+        part = data.of_setting(setting)
         for policy in part.policies:
-            cells = [cluster, policy] if several else [policy]
-            runs = part.runs[part.runs["policy"] == policy]
+            cells = [setting.title, policy] if several else [policy]
             for column in COLUMNS:
-                values = runs[column.metric].astype(float) if column.metric in runs else pd.Series(dtype=float)
-                cell = column.form(float(values.mean(skipna=False)) if len(values) else math.nan)
+                cell = column.form(part.mean(policy, column.metric))
                 if column.interval and intervals:
-                    cell += _interval(part.summary, policy, column)
+                    cell += _interval(part, policy, column)
                 cells.append(cell)
             cells.append(_planning(part.timing, policy))
             rows.append(cells)
     return headings, rows
 
 
-def _interval(summary: pd.DataFrame, policy: str, column: Column) -> str:
-    if summary.empty:
-        return ""
-    row = summary[(summary["policy"] == policy) & (summary["metric"] == column.metric)]
-    if len(row) != 1 or not math.isfinite(float(row["ci_low"].iloc[0])):
-        return ""
-    half = (float(row["ci_high"].iloc[0]) - float(row["ci_low"].iloc[0])) / 2
-    return f" ±{column.form(half)}"
+def _interval(data: Results, policy: str, column: Column) -> str:
+    interval = data.interval(policy, column.metric)
+    return f" ±{column.form((interval[1] - interval[0]) / 2)}" if interval else ""
 
 
 def _planning(timing: pd.DataFrame, policy: str) -> str:
     if "plan_ms_mean" not in timing:
         return "–"
-    return _number(float(timing.loc[timing["policy"] == policy, "plan_ms_mean"].astype(float).mean()))
+    return show_number(float(timing.loc[timing["policy"] == policy, "plan_ms_mean"].astype(float).mean()))
 
 
 def caption(data: Results) -> str:
     """Say in one line what the figures of the table are."""
     seeds = data.runs["seed"].nunique()
     what = f"means over {seeds} seeds ± half their 95% bootstrap interval" if seeds > 1 else "one run"
-    where = f"{data.clusters[0]}; " if len(data.clusters) == 1 else ""
+    where = f"{data.where}; " if len(data.clusters) == 1 else ""
     return f"{where}{what}; Req95: SLO scale that 95% of workflows meet (lower is better)"
 
 
@@ -118,7 +113,7 @@ def comparison_lines(data: Results) -> list[str]:
     for row in rows.to_dict("records"):
         if row["policy"] in data.baselines or not math.isfinite(row["diff_low"]):
             continue
-        where = f"{row['cluster']}: " if len(data.clusters) > 1 else ""
+        where = f"{Setting(*(row[axis] for axis in AXES)).title}: " if len(data.settings) > 1 else ""
         lines.append(
             f"{where}{row['policy']}: Req99 {row['diff_percent']:+.1f}% against {row['best']} "
             f"(paired difference {row['diff_mean']:+.3g} [{row['diff_low']:+.3g}, {row['diff_high']:+.3g}])"

@@ -15,5 +15,5 @@ def plot_utilisation(data: Results, ax: Axes | None = None) -> Axes:
     makespan = data.instances[RUN].merge(data.runs[[*RUN, "makespan_s"]], on=RUN, how="left")["makespan_s"]
     share = data.instances["busy_us"].astype(float) / 1e6 / makespan.to_numpy()
     draw_heat(ax, data, share, "busy share of the run")
-    ax.set_title(f"Busy time by instance, % of the run (mean over seeds)\n{', '.join(data.clusters)}")
+    ax.set_title(f"Busy time by instance, % of the run (mean over seeds)\n{data.where}")
     return ax

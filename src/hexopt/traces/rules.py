@@ -25,6 +25,12 @@ ARRIVAL_RULES: Final[Mapping[str, str]] = MappingProxyType(
         "(1 is poisson, above 1 is burstier); the first arrival is one gap after 0",
         "poisson:RATE": "independent exponential gaps of mean 1/RATE seconds; the first arrival is one gap after 0",
         "replay": "the recorded arrivals; an error if one is unknown",
+        "sinusoid:RATE,period=S,depth=D": "a Poisson process of rate RATE x (1 + D x sin(2 pi t/S)) at t seconds, "
+        "D from 0 to 1",
+        "steps:RATE@T;RATE@T": "a Poisson process whose rate is RATE from T seconds on, such as steps:2@0;10@60;2@120; "
+        "the first T is 0, the last RATE lasts",
+        "utilisation:U,cv=CV": "gamma gaps (poisson without ,cv=CV) at the rate at which the trace takes the share U "
+        "of the cluster's capacity; needs a cluster",
     }
 )
 """Arrival rules and what they mean. They set the arrival of every workflow, in file order."""
@@ -107,6 +113,19 @@ def apply_arrivals(trace: Trace, rule: str, seed: int) -> Trace:
         rate, cv = _numbers(what, "gamma:RATE,cv=CV", text)
         shape = 1 / float(cv) ** 2
         us = _instants(what, rng.standard_gamma(shape, count) / (shape * float(rate)))
+    elif name == "sinusoid":
+        rate, period, depth = _numbers(what, "sinusoid:RATE,period=S,depth=D", text, zero="D")
+        if depth > 1:
+            raise ConfigError(f"{what}: D {depth} found, D is a number from 0 to 1 (no rate is negative), correct it")
+        mean_s = np.cumsum(rng.standard_exponential(count)) / float(rate)
+        us = _rounded(what, _sinusoid(mean_s, float(period), float(depth)))
+    elif name == "steps":
+        us = _rounded(what, _steps(what, text, np.cumsum(rng.standard_exponential(count))))
+    elif utilisation_numbers(rule):
+        raise ConfigError(
+            f"{what}: {show(rule)} found without a cluster, utilisation is a share of a cluster's capacity, "
+            "give the rule to a simulation or choose another"
+        )
     else:
         raise _unknown_rule(what, rule, ARRIVAL_RULES)
     if us and us[-1] > MAX_US:
@@ -116,6 +135,22 @@ def apply_arrivals(trace: Trace, rule: str, seed: int) -> Trace:
         for workflow, at in zip(trace.workflows, us, strict=True)
     )
     return replace(trace, workflows=workflows, provenance={**trace.provenance, "arrivals": _record(rule, seed)})
+
+
+def utilisation_numbers(rule: str) -> tuple[Decimal, Decimal | None] | None:
+    """Return U and CV (``None``: Poisson) of the rule ``utilisation``, and ``None`` for any other rule.
+
+    >>> utilisation_numbers("utilisation:0.8,cv=2")
+    (Decimal('0.8'), Decimal('2'))
+    """
+    name, _, text = rule.partition(":")
+    if name != "utilisation":
+        return None
+    what = f"{_ARRIVALS} {show(rule)}"
+    if "," not in text:
+        return _numbers(what, "utilisation:U", text)[0], None
+    share, cv = _numbers(what, "utilisation:U,cv=CV", text)
+    return share, cv
 
 
 def apply_delays(trace: Trace, rule: str, seed: int) -> Trace:
@@ -255,9 +290,53 @@ def _us(what: str, seconds: Decimal) -> int:
     return seconds_to_us(seconds)
 
 
-def _instants(what: str, gaps_s: np.ndarray[Any, np.dtype[np.float64]]) -> list[int]:
+_Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def _sinusoid(mean_s: _Floats, period: float, depth: float) -> _Floats:
+    """Return the instants at which the expected number of arrivals, in units of the mean rate, reaches ``mean_s``.
+
+    Time change: the arrivals of a unit Poisson process, seen through the inverse of
+    ``t + depth x period / 2 pi x (1 - cos(2 pi t / period))``, which runs ahead of t by at most ``2 x swing``.
+    """
+    swing = depth * period / (2 * math.pi)
+    low, high = np.maximum(mean_s - 2 * swing, 0.0), mean_s.copy()
+    for _ in range(64):  # Halved so often, any interval is below a µs.
+        middle = (low + high) / 2
+        reached = middle + swing * (1 - np.cos(2 * math.pi * middle / period)) >= mean_s
+        low, high = np.where(reached, low, middle), np.where(reached, middle, high)
+    return high
+
+
+def _steps(what: str, text: str, expected: _Floats) -> _Floats:
+    """Return the instants (s) at which the expected number of arrivals reaches ``expected``."""
+    rates: list[float] = []
+    starts: list[float] = []
+    for part in text.split(";"):
+        rate, at, start = part.partition("@")
+        if not at:
+            raise ConfigError(f"{what}: {show(part)} found, the rule is written steps:RATE@T;RATE@T, correct it")
+        rates.append(float(_numbers(what, "steps:RATE", rate, zero="RATE")[0]))
+        starts.append(float(_numbers(what, "steps:T", start, zero="T")[0]))
+        if starts[-1] != 0 if len(starts) == 1 else starts[-1] <= starts[-2]:
+            raise ConfigError(f"{what}: T {start} found, the first T is 0 and each T is above the last, correct it")
+    if rates[-1] == 0:
+        raise ConfigError(f"{what}: a last RATE of 0 found, it lasts until all have arrived, give one above 0")
+    lengths = np.diff(starts)
+    reached = np.concatenate(([0.0], np.cumsum(lengths * rates[:-1])))
+    # The latest step that begins before: one without arrivals is passed over.
+    step = np.maximum(np.searchsorted(reached, expected, side="left") - 1, 0)
+    instants: _Floats = np.asarray(starts)[step] + (expected - reached[step]) / np.asarray(rates)[step]
+    return instants
+
+
+def _instants(what: str, gaps_s: _Floats) -> list[int]:
     # Summed before rounding: rounding every gap would shift the rate where gaps are a few µs.
-    at = np.rint(np.cumsum(gaps_s) * 1e6)
+    return _rounded(what, np.cumsum(gaps_s))
+
+
+def _rounded(what: str, at_s: _Floats) -> list[int]:
+    at = np.rint(at_s * 1e6)
     if at.size and not at[-1] <= MAX_US:
         raise ConfigError(
             f"{what}: an arrival at {at[-1]:.3g} µs found, instants end at {MAX_US} µs, choose a higher rate"
