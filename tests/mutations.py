@@ -64,8 +64,8 @@ MUTATIONS = [
     Mutation(
         "strict admission stops at the first call that does not fit (section 4)",
         "sim/queues.py",
-        "if strict or len(self) == 0",
-        "if len(self) == 0",
+        "if strict or not self.items",
+        "if not self.items",
     ),
     Mutation(
         "a transfer occupies both ends (section 4)",
@@ -88,8 +88,8 @@ MUTATIONS = [
     Mutation(
         "at most max_batch calls run (section 5)",
         "sim/decode.py",
-        "while self.batch < self.max_batch and len(self.joiners)",
-        "while len(self.joiners)",
+        "while self.joiners.items and self.batch < self.max_batch:",
+        "while self.joiners.items:",
     ),
     Mutation(
         "an unchanged batch is not interrupted: boundaries count from the segment's start (section 5)",

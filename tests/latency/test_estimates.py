@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 import hexopt
 from hexopt.core.cluster import Cluster
-from hexopt.core.view import View
+from hexopt.core.protocols import LatencyModel
+from hexopt.core.view import CallState, View
 from hexopt.errors import ConfigError
 from hexopt.latency import ClusterLatency
 from hexopt.latency.estimates import misjudged
@@ -70,12 +72,47 @@ class Watching(EarliestFinish):
         for p in view.prefill:
             expected = sum(self._estimator.latency.prefill_us(p.index, c.prompt_tokens) for c in p.queue.values())
             assert p.queued_us == expected
+        for call in (c for d in view.decode for c in d.bound.values() if c.state == CallState.PREFILLING):
+            took = self._estimator.latency.prefill_us(call.prefill, call.prompt_tokens)
+            assert view.prefill[call.prefill].busy_until_us == call.prefill_start_us + took
         return super().plan(view)
 
 
 def test_the_view_speaks_of_estimates(cluster: Cluster) -> None:
     trace = hexopt.load_trace(SAMPLE).head(30)
     hexopt.simulate(trace, cluster, Watching(), arrivals="burst", estimate_error=0.5)
+
+
+def test_overheads_are_misjudged_too(cluster: Cluster) -> None:
+    p, d = cluster.prefill[0], cluster.decode[0]
+    serving = replace(
+        cluster,
+        prefill=(replace(p, latency=replace(p.latency, c0_ms=7.0, c1=1.5)),),
+        decode=(replace(d, latency=replace(d.latency, o0_ms=3.0, o1_ms=0.5)),),
+    )
+    believed = ClusterLatency(misjudged(serving, 0.5, np.random.default_rng(1)))
+    truth = ClusterLatency(serving)
+    prefill = [believed.prefill_us(0, n) / truth.prefill_us(0, n) for n in (1, 3000)]
+    assert prefill[0] == pytest.approx(prefill[1], rel=1e-3)
+    iteration = [believed.iteration_ms(0, b) / truth.iteration_ms(0, b) for b in (1, 64)]
+    assert iteration[0] == pytest.approx(iteration[1])
+    assert prefill[0] != pytest.approx(1, abs=0.01)
+
+
+class Told(EarliestFinish):
+    def reset(self, cluster: Cluster, latency: LatencyModel, rng: np.random.Generator) -> None:
+        super().reset(cluster, latency, rng)
+        self.told = cluster, latency
+
+
+def test_policy_and_fallback_are_told_the_same(cluster: Cluster) -> None:
+    policy, fallback = Told(plan_latency_us=1000), Told()
+    policy.fallback = fallback
+    trace = hexopt.load_trace(SAMPLE).head(2)
+    hexopt.simulate(trace, cluster, policy, arrivals="burst", estimate_error=0.3)
+    assert policy.told == fallback.told
+    assert policy.told[0] != cluster
+    assert policy.told[1].prefill_us(0, 1000) != ClusterLatency(cluster).prefill_us(0, 1000)
 
 
 @pytest.mark.parametrize("error", [-0.1, 1.0, float("nan"), True, "0.3"])

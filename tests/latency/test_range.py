@@ -56,4 +56,4 @@ def test_the_command_line_tells_before_it_runs(
         err = capsys.readouterr().err
         assert err.startswith("error: call 'w0/c0': its prompt of 200 tokens lies beyond the last knot 64")
         assert err.count("\n") == 1
-    assert list((tmp_path / "results" / "small" / "runs").iterdir()) == []
+    assert not list((tmp_path / "results").rglob("runs/*"))

@@ -218,17 +218,22 @@ class NaiveHexagent:
             Decision(call.key, p, d, label)
             for (_, call, p, d), label in zip(ranked, labels, strict=True)
             if (call.prefill, call.decode, call.priority) != (p, d, label)
-            and (everything or self._near(view, ranked, call, p))
+            and (everything or self._near(ranked, labels, call, p))
         ]
 
-    def _near(self, view: View, ranked: list[Ranked], call: CallView, p: int) -> bool:
-        """Among the next few of its instance, now or by this plan. Calls of the pool and past prefill always count."""
+    def _near(self, ranked: list[Ranked], labels: list[float], call: CallView, p: int) -> bool:
+        """Whether the next few of an instance depend on it. Calls of the pool and past prefill are always decided."""
         if call.state != CallState.QUEUED:
             return True
-        new = [c.key for _, c, q, _ in ranked if q == p and c.state <= CallState.QUEUED]
-        queue = view.prefill[call.prefill].queue.values()
-        old = [c.key for c in sorted(queue, key=lambda c: (c.priority, c.ready_us, c.workflow.index, c.index))]
-        return call.key in new[: self.options.decide_ahead] or call.key in old[: self.options.decide_ahead]
+        ahead = self.options.decide_ahead
+        wanted: dict[int, list[tuple[float, int]]] = {}
+        for (_, c, q, _), label in zip(ranked, labels, strict=True):
+            if c.state <= CallState.QUEUED:
+                wanted.setdefault(q, []).append((label, c.key))
+        if call.key in [key for _, key in wanted[p][:ahead]]:
+            return True
+        here = wanted.get(call.prefill, [])
+        return len(here) < ahead or call.priority <= here[ahead - 1][0]
 
     def horizon_us(self, workflow: WorkflowView) -> int:
         if self.options.horizon == "running":

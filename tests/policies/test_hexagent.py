@@ -15,6 +15,7 @@ import hexopt
 from hexopt.core.cluster import Cluster
 from hexopt.core.plan import NO_PLAN, Plan
 from hexopt.core.view import CallState, Trigger
+from hexopt.policies.compiled import load_kernels
 from hexopt.policies.hexagent import HexAGenT
 from tests.policies.views import Books, by_call, cluster, decode, pairs, prefill, ready
 
@@ -228,6 +229,49 @@ def test_replan_queued() -> None:
         books.call()
         plan = ready(HexAGenT(replan_queued=replan), c).plan(books.view())
         assert {key: d.prefill for key, d in by_call(plan).items()} == want
+
+
+def test_no_call_comes_first_because_nothing_was_decided_about_it() -> None:
+    # Equal calls: the older the workflow, the more at risk. Wanted: 0, 1, 2, 3, of which 0 and 1 can keep their labels
+    # and 3 leaves the front. About 2, now second and then third, must be decided too: its label is the lowest left.
+    c = cluster()
+    books = Books(c, now_us=100_000)
+    for arrival, label in ((0, 6.0), (10_000, 7.0), (20_000, 5.0), (30_000, 1.0)):
+        books.place(books.call(arrival_us=arrival), CallState.QUEUED, priority=label)
+    plan = by_call(ready(HexAGenT(decide_ahead=1), c).plan(books.view()))
+    assert set(plan) == {2, 3}
+    labels = {call.key: call.priority for call in books.calls} | {key: d.priority for key, d in plan.items()}
+    assert sorted(labels, key=labels.__getitem__) == [0, 1, 2, 3]
+
+
+def test_what_can_wait_is_not_decided() -> None:
+    # The last two of six change places; the next four are as wanted whatever becomes of them.
+    c = cluster()
+    books = Books(c, now_us=100_000)
+    for arrival, label in ((0, 1.0), (1_000, 2.0), (2_000, 3.0), (3_000, 4.0), (4_000, 6.0), (5_000, 5.0)):
+        books.place(books.call(arrival_us=arrival), CallState.QUEUED, priority=label)
+    for ahead, decided in ((4, 0), (5, 1), (0, 1)):
+        for compiled in (True, False):
+            policy = ready(HexAGenT(decide_ahead=ahead), c)
+            if not compiled:
+                policy._compiled = None
+            assert len(policy.plan(books.view()).decisions) == decided
+
+
+def test_no_round_compiles() -> None:
+    kernels = load_kernels()
+    if kernels is None:
+        pytest.skip("Numba is missing, or has no folder to keep what it compiles")
+    c = cluster(2, [decode("d0", kv_tokens=400), decode("d1", kv_tokens=400)])
+    books = Books(c, now_us=100_000)
+    for i in range(12):
+        books.place(books.call(arrival_us=100 * i), CallState.QUEUED, i % 2, priority=-float(i % 5))
+    books.call()
+    policy = ready(HexAGenT(), c)
+    assert policy.plan(books.view()).decisions
+    ready(HexAGenT(decide_ahead=1, kv_room="now"), c).plan(books.view())
+    for kernel in (kernels.place, kernels.relabel, kernels.near):
+        assert len(kernel.signatures) == 1
 
 
 def test_a_plan_has_only_what_changes() -> None:

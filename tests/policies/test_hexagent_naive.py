@@ -5,11 +5,12 @@ Only the labels that priorities become are made by the same function; ``test_lab
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 from unittest.mock import patch
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import assume, given, settings
 
 import hexopt
@@ -66,6 +67,41 @@ def test_random_views(made: tuple[Books, dict[int, int]], options: Options) -> N
 @given(books(min_calls=8, max_calls=20), OPTIONS)
 def test_random_views_of_long_queues(made: tuple[Books, dict[int, int]], options: Options) -> None:
     check(made, options, compiled=True)
+
+
+def fronts(view: View, plan: Plan, ahead: int) -> list[list[int]]:
+    """Return the next calls of every prefill instance, as they would be if the plan took effect now."""
+    decided = {d.call: d for d in plan.decisions}
+    queues: list[list[tuple[float, int, int, int, int]]] = [[] for _ in view.prefill]
+    for call in [*view.pool, *(c for p in view.prefill for c in p.queue.values())]:
+        decision = decided.get(call.key)
+        p, priority = (call.prefill, call.priority) if decision is None else (decision.prefill, decision.priority)
+        if p >= 0:
+            queues[p].append((priority, call.ready_us, call.workflow.index, call.index, call.key))
+    return [[row[-1] for row in sorted(queue)[:ahead]] for queue in queues]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("ahead", [1, 2, 4])
+def test_what_is_not_decided_does_not_matter_yet(compiled: bool, ahead: int) -> None:
+    """The next calls of every prefill instance are the same, in the same order, as if all had been decided."""
+
+    @settings(FAST, max_examples=80)
+    @given(books(min_calls=8, max_calls=24), OPTIONS)
+    def check(made: tuple[Books, dict[int, int]], options: Options) -> None:
+        book, finish = made
+        view = book.view()
+        plans = []
+        for count in (ahead, 0):
+            policy = make(replace(options, decide_ahead=count), book.cluster, compiled)
+            policy._finish_us.update(finish)
+            with patch.object(hexagent, "_COMPILED_FROM", 1):
+                plans.append(policy.plan(view))
+        some, everything = plans
+        assert set(some.decisions) <= set(everything.decisions)
+        assert fronts(view, some, ahead) == fronts(view, everything, ahead)
+
+    check()
 
 
 class Watched(HexAGenT):

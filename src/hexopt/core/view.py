@@ -99,9 +99,10 @@ class PrefillView:
     """A prefill instance.
 
     ``queue``: placed calls that have not started, by key, unordered. ``queued_us``: the sum of their prefill
-    times, each alone. ``busy_until_us``: the end of the running batch, ``-1`` when idle. ``outstanding_tokens``:
-    prompt tokens queued or in the running batch. ``kv_used_blocks``: prompts held from batch start to transfer end.
-    ``nic_free_us``: when its network interface is free of booked transfers.
+    times, each alone. ``busy_until_us``: the end of the running batch, ``-1`` when idle. Both are what the policy's
+    latency model says: where that misjudges the cluster, a batch may run on after ``busy_until_us``.
+    ``outstanding_tokens``: prompt tokens queued or in the running batch. ``kv_used_blocks``: prompts held from batch
+    start to transfer end. ``nic_free_us``: when its network interface is free of booked transfers.
     """
 
     index: int

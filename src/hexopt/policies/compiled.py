@@ -6,7 +6,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hexopt.core.plan import Decision, Plan
 from hexopt.core.view import CallView
@@ -104,19 +103,16 @@ class CompiledPlacement:
             return None
         decode = np.array([call.decode for call in waiting], np.int64)
         placed, _ = self._place(projection, facts, decode, horizons, small_queue, room_now, until_phase)
-        who, finish, p, d = placed.T
-        prefill = np.array([call.prefill for call in waiting], np.int64)
-        priority = np.array([call.priority for call in waiting], np.float64)
-        ready = np.array([call.ready_us for call in waiting], np.int64)
-        present = np.where(prefill >= 0, priority, np.nan)[who]
-        labels = self._kernels.relabel(present, ready[who])
-        change = (p != prefill[who]) | (d != decode[who]) | (labels != present)
+        # Columns of their own: kernels are compiled for contiguous arrays.
+        who, finish, p, d = np.ascontiguousarray(placed.T)
+        prefill = np.array([call.prefill for call in waiting], np.int64)[who]
+        priority = np.array([call.priority for call in waiting], np.float64)[who]
+        ready = np.array([call.ready_us for call in waiting], np.int64)[who]
+        present = np.where(prefill >= 0, priority, np.nan)
+        labels = self._kernels.relabel(present, ready)
+        change = (p != prefill) | (d != decode[who]) | (labels != present)
         if ahead and (labels == present).any():
-            change &= (
-                self._kernels.near(p, ahead)
-                | (prefill[who] < 0)
-                | self._near_now(facts, prefill, priority, ready, ahead)[who]
-            )
+            change &= self._kernels.near(prefill, p, present, labels, ahead)
         changed = np.flatnonzero(change)
         decisions = [
             Decision(waiting[i].key, to_p, to_d, label)
@@ -179,13 +175,6 @@ class CompiledPlacement:
         placed = placed[:done]
         placed[:, 0] = order[placed[:, 0]]
         return placed, risks[:done]
-
-    def _near_now(self, facts: Ints, prefill: Ints, priority: Floats, ready: Ints, ahead: int) -> NDArray[np.bool_]:
-        """Say which calls stand among the next ``ahead`` of their prefill instance's queue now."""
-        order = np.lexsort((facts[:, self._kernels.TIE], ready, priority, prefill))
-        near = np.empty(len(order), np.bool_)
-        near[order] = self._kernels.near(prefill[order], ahead)
-        return near
 
     def _gather(self, waiting: list[CallView]) -> Ints | None:
         """Return the facts of calls, one row each; ``None`` if a call's numbers are too large."""

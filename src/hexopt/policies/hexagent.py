@@ -59,9 +59,9 @@ class HexAGenT(BasePolicy):
         batch is full) are ranked anew in each round. Elsewhere they join at the next boundary whatever their rank.
 
     decide_ahead
-        A round ranks and places all waiting calls, but decides only about those that are, or then would be, among the
-        next so many of a prefill instance; the others, of which the next rounds think again, stay where they are. 0:
-        about all.
+        A round ranks and places all waiting calls, but decides only as far as the next so many calls of each prefill
+        instance depend on it: they are the same, in the same order, as if all were decided about. The others, of which
+        the next rounds think again, stay where they are. 0: about all.
     horizon
         ``"arrival"``: the horizon stays the longest path of what was revealed at the workflow's start.
     priority
@@ -237,33 +237,36 @@ def _to_plan(ranked: list[_Ranked], ahead: int) -> Plan:
         ranked.sort(key=lambda r: r.risk)
     present = [r.call.priority if r.call.prefill >= 0 else math.nan for r in ranked]
     labels = relabel(present, [r.call.ready_us for r in ranked])
-    far: set[int] = set()
+    near = [True] * len(ranked)
     if ahead and any(old == new for old, new in zip(present, labels, strict=True)):
-        far = _far(ranked, ahead)
+        near = _near(ranked, labels, ahead)
     decisions = []
-    for (_, call, p, d), label in zip(ranked, labels, strict=True):
-        if (call.prefill != p or call.decode != d or call.priority != label) and call.key not in far:
+    for (_, call, p, d), label, matters in zip(ranked, labels, near, strict=True):
+        if matters and (call.prefill != p or call.decode != d or call.priority != label):
             decisions.append(Decision(call.key, p, d, label))
     return Plan(decisions)
 
 
-def _far(ranked: list[_Ranked], ahead: int) -> set[int]:
-    """Return the queued calls that are not, and would not be, among the next ``ahead`` of a prefill instance."""
-    before: dict[int, int] = {}
-    far: dict[int, CallView] = {}
-    for _, call, p, _ in ranked:
+def _near(ranked: list[_Ranked], labels: list[float], ahead: int) -> list[bool]:
+    """Say about which calls to decide; ``kernels.near`` for calls of any state.
+
+    With these decisions the next ``ahead`` calls of every prefill instance are the same as with all of them: those
+    that shall be among them, and those that would stay, under an old label, before the last of them or on an
+    instance that shall have fewer.
+    """
+    count: dict[int, int] = {}
+    last: dict[int, float] = {}
+    near = []
+    for (_, call, p, _), label in zip(ranked, labels, strict=True):
         if call.state <= CallState.QUEUED:
-            position = before[p] = before.get(p, 0) + 1
-            if position > ahead and call.state == CallState.QUEUED:
-                far[call.key] = call
-    queued = [call for _, call, _, _ in ranked if call.state == CallState.QUEUED]
-    queued.sort(key=lambda c: (c.prefill, c.priority, c.ready_us, c.workflow.index, c.index))
-    last, position = -1, 0
-    for call in queued:
-        last, position = call.prefill, position + 1 if call.prefill == last else 1
-        if position <= ahead:
-            far.pop(call.key, None)
-    return set(far)
+            count[p] = count.get(p, 0) + 1
+            if count[p] == ahead:
+                last[p] = label
+        near.append(call.state != CallState.QUEUED or count[p] <= ahead)
+    return [
+        is_near or call.priority <= last.get(call.prefill, math.inf)
+        for is_near, (_, call, _, _) in zip(near, ranked, strict=True)
+    ]
 
 
 class _Round:

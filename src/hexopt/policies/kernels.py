@@ -330,24 +330,33 @@ def relabel(present: Floats, ready_us: Ints) -> Any:
 
 
 @_jit
-def near(instance: Ints, ahead: int) -> Any:
-    """Say which of a sequence of calls are among the first ``ahead`` of their instance."""
-    result = np.empty(len(instance), np.bool_)
-    count = np.zeros(instance.max() + 1 if len(instance) > 0 else 0, np.int64)
-    for i in range(len(instance)):
-        p = instance[i]
-        if p < 0:
-            result[i] = False
-        else:
-            count[p] += 1
-            result[i] = count[p] <= ahead
+def near(before: Ints, after: Ints, present: Floats, labels: Floats, ahead: int) -> Any:
+    """Say about which calls, in the wanted order, to decide so that the next ``ahead`` of each instance are as wanted.
+
+    These are new calls (``before``, the prefill instance, −1), those that shall be among the next of the instance
+    ``after``, and those that would stay, under the label ``present``, before the last of these.
+    """
+    n = len(after)
+    result = np.empty(n, np.bool_)
+    instances = max(before.max(), after.max()) + 1 if n > 0 else 0
+    count = np.zeros(instances, np.int64)
+    last = np.full(instances, np.inf)
+    for i in range(n):
+        p = after[i]
+        count[p] += 1
+        if count[p] == ahead:
+            last[p] = labels[i]
+        result[i] = before[i] < 0 or count[p] <= ahead
+    for i in range(n):
+        if not result[i] and present[i] <= last[before[i]]:
+            result[i] = True
     return result
 
 
 def compile_all() -> None:
     """Compile, or load what was compiled before, by placing one call on the smallest cluster."""
     relabel(np.array([math.nan, 1.0]), np.zeros(2, np.int64))
-    near(np.zeros(2, np.int64), 1)
+    near(np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros(2), np.zeros(2), 1)
     one, none = np.ones(1, np.int64), np.zeros(1, np.int64)
     site = Site(none, none, np.ones(2, np.int64), one, one, np.ones((1, 2)), np.ones(1))
     state = State(none.copy(), none.copy(), none.copy(), none.copy(), none.copy(), np.zeros((1, 0, 4), np.int64))
