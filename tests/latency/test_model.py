@@ -153,3 +153,19 @@ def test_iterations_at_counts_boundaries_up_to_now() -> None:
     assert latency.iterations_at(view, boundary - 1) == 9
     assert latency.iterations_at(view, boundary) == 10
     assert latency.iterations_at(view, 500) == 7
+
+
+def test_what_was_counted_last_is_no_answer_to_another_question() -> None:
+    """Asked again with one thing changed, a model that has just counted says what a fresh one says."""
+    slow = replace(DECODE, name="d1", latency=replace(DECODE.latency, o0_ms=9.0))
+    site = cluster(PREFILL, DECODE, slow)
+    used = ClusterLatency(site)
+    counts = set()
+    for index, batch, context, span in ((0, 2, 10, 90_000), (1, 2, 10, 90_000), (1, 9, 10, 90_000), (1, 9, 99, 90_000)):
+        for _ in range(2):
+            view = DecodeView(index, "", "", 125, 9, MappingProxyType({}), MappingProxyType({}))
+            view.segment_batch, view.segment_context, view.segment_start_us = batch, context, 500
+            count = used.iterations_at(view, 500 + span)
+            assert count == ClusterLatency(site).iterations_at(view, 500 + span)
+        counts.add(count)
+    assert len(counts) == 4
