@@ -150,7 +150,7 @@ class Cortex(BasePolicy):
             self._stage(call).complete(call)
             self._urgency.pop(call.key, None)
         self._halve(now)
-        adopted = self._adopt(view) if self.plan_latency_us else []
+        adopted = self._adopt(view)
         new = self._new_calls(view)
         known = len(self._stages)
         for call in (*adopted, *new):
