@@ -183,12 +183,12 @@ class Cortex(BasePolicy):
                     round_.place(call, number, self._priority(call, now_us))
 
     def _adopt(self, view: View) -> list[CallView]:
-        """Return the calls that a fallback placed, some of them held back before."""
+        """Return the calls that a fallback placed: those held back before, whoever charges the plan latency."""
         taken = [call for call in self._held.values() if call.state != CallState.POOL]
         for call in taken:
             del self._held[call.key]
             self._completions.add(call)
-        return [*taken, *self._completions.adopt(view)]
+        return [*taken, *self._completions.adopt(view)] if self.plan_latency_us else taken
 
     def _new_calls(self, view: View) -> list[CallView]:
         """Return the calls of the pool that are not held back. They are the latest: the others are not looked at."""
