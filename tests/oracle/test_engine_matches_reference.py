@@ -25,12 +25,14 @@ from hexopt.core.view import DecodeView
 from hexopt.core.workflow import Call, Trace, Workflow
 from hexopt.errors import CalibrationRangeError, CapacityError, PlanError, SimulationStalled
 from hexopt.latency import ClusterLatency
+from hexopt.policies.registry import policy_names
 from tests.oracle.reference import ReferenceLatency, reference_standalone_us, run_reference
 from tests.oracle.scenarios import Scenario, clusters, scenarios, traces, unstopped, workflows
 
 EXAMPLES = int(os.environ.get("HEXOPT_EXAMPLES", "5000"))
 TABLES = ("calls", "workflows", "instances", "decisions")
 NAMED = ("fcfs", "workflow-fcfs", "earliest-finish", "hexagent", "round-robin", "random")
+EVERY = tuple(name for name in policy_names() if name != "replay")  # replay has a test of its own
 REFUSALS = (CalibrationRangeError, CapacityError, PlanError, SimulationStalled)
 
 counts: Counter[str] = Counter()
@@ -253,7 +255,7 @@ def test_scripted_policy_long(scenario: Scenario) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", EVERY)
 def test_named_policy_long(name: str) -> None:
     @profile(EXAMPLES // len(NAMED))
     @given(scenarios(), *NAMED_OPTIONS)

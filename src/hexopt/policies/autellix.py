@@ -26,6 +26,7 @@ from hexopt.core.view import CallState, CallView, Trigger, View, WorkflowView
 from hexopt.errors import ConfigError
 from hexopt.policies.bookkeeping import Alarms, Completions, executed_us, ranked, reorder, waited_us
 from hexopt.policies.dispatch import FewestOutstanding
+from hexopt.policies.open_calls import by_key
 
 _FORGET_ABOVE = 4096
 _PRIOR_US = 1_000_000
@@ -162,18 +163,16 @@ class Autellix(BasePolicy):
     def _used_up(self, view: View) -> list[CallView]:
         """Sink the calls past prefill that wait on a decode instance, once each; return them."""
         sunk = []
-        for d in view.decode:
-            if not d.waiting:
+        for call in by_key(d.waiting for d in view.decode if d.waiting):
+            key = call.key
+            if key in self._judged or key not in self._queue:
                 continue
-            for key, call in d.waiting.items():
-                if key in self._judged or key not in self._queue:
-                    continue
-                self._judged.add(key)
-                queue = self._queue[key]
-                sinks = queue if key in self._risen else self._sink(queue, executed_us(call))
-                if sinks != queue:
-                    self._queue[key] = sinks
-                    sunk.append(call)
+            self._judged.add(key)
+            queue = self._queue[key]
+            sinks = queue if key in self._risen else self._sink(queue, executed_us(call))
+            if sinks != queue:
+                self._queue[key] = sinks
+                sunk.append(call)
         return sunk
 
     def _sink(self, queue: int, executed: int) -> int:

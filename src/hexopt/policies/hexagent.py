@@ -18,11 +18,12 @@ import numpy as np
 from hexopt.core.cluster import Cluster
 from hexopt.core.plan import NO_PLAN, Decision, Plan
 from hexopt.core.protocols import BasePolicy, LatencyModel, PlanLatency, Policy
-from hexopt.core.view import CallState, CallView, DecodeView, Trigger, View
+from hexopt.core.view import CallState, CallView, Trigger, View
 from hexopt.policies.compiled import CompiledPlacement, load_kernels
 from hexopt.policies.dispatch import FewestOutstanding
 from hexopt.policies.horizon import Horizon, UnloadedFinish
 from hexopt.policies.labels import relabel
+from hexopt.policies.open_calls import contended
 from hexopt.policies.projection import Estimator, Pair, Projection
 
 Risk = tuple[float, int, int, int]
@@ -135,7 +136,7 @@ class HexAGenT(BasePolicy):
         arrived: list[CallView] = []
         if self.decode_priority:
             for d in view.decode:
-                if d.waiting and _contended(d):
+                if d.waiting and contended(d):
                     arrived.extend(d.waiting.values())
         if not waiting and not arrived:
             return NO_PLAN
@@ -218,11 +219,6 @@ class _Ranked(NamedTuple):
     call: CallView
     prefill: int
     decode: int
-
-
-def _contended(d: DecodeView) -> bool:
-    """Say whether calls wait on this instance for more than the next iteration boundary."""
-    return d.running >= d.max_batch or any(c.state == CallState.ADMISSION for c in d.waiting.values())
 
 
 def _to_plan(ranked: list[_Ranked], ahead: int) -> Plan:

@@ -39,6 +39,7 @@ from hexopt.policies.bookkeeping import (
 )
 from hexopt.policies.dispatch import FewestOutstanding
 from hexopt.policies.memory import MemoryForecast
+from hexopt.policies.open_calls import by_key
 
 Array = npt.NDArray[np.float64]
 
@@ -158,12 +159,8 @@ class Kairos(BasePolicy):
 
     def _reorder(self, view: View) -> list[Decision]:
         decisions = []
-        for p in view.prefill:
-            for call in p.queue.values():
-                decisions.extend(reorder(call, self._priority(call)))
-        for d in view.decode:
-            for call in d.waiting.values():
-                decisions.extend(reorder(call, self._priority(call)))
+        for call in by_key([*(p.queue for p in view.prefill), *(d.waiting for d in view.decode)]):
+            decisions.extend(reorder(call, self._priority(call)))
         return decisions
 
     # -- what is learned

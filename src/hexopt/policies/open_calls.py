@@ -8,7 +8,7 @@ workflows, with two or more, are looked at in every round; the work does not gro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 from hexopt.core.view import CallState, CallView, DecodeView, View, WorkflowView
@@ -102,7 +102,7 @@ class OpenWorkflows:
 
 def rankable(view: View) -> list[CallView]:
     """Return the placed calls whose rank matters: those queued for prefill and those of :func:`arrived`."""
-    return [*chain.from_iterable(p.queue.values() for p in view.prefill), *arrived(view)]
+    return [*by_key(p.queue for p in view.prefill), *arrived(view)]
 
 
 def arrived(view: View) -> list[CallView]:
@@ -111,8 +111,14 @@ def arrived(view: View) -> list[CallView]:
     That is one where a call waits for KV room or the batch is full. Elsewhere calls join at the next iteration boundary
     whatever their rank.
     """
-    return [call for d in view.decode if d.waiting and _contended(d) for call in d.waiting.values()]
+    return by_key(d.waiting for d in view.decode if d.waiting and contended(d))
 
 
-def _contended(d: DecodeView) -> bool:
+def contended(d: DecodeView) -> bool:
+    """Say whether calls wait on this instance for more than the next iteration boundary."""
     return d.running >= d.max_batch or any(c.state == CallState.ADMISSION for c in d.waiting.values())
+
+
+def by_key(groups: Iterable[Mapping[int, CallView]]) -> list[CallView]:
+    """Return the calls of all groups in order of revealing: the view's own mappings have no order to rely on."""
+    return sorted(chain.from_iterable(group.values() for group in groups), key=lambda call: call.key)
