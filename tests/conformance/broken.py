@@ -51,9 +51,9 @@ class Liberties(Decent):
         held = [call for call in view.pool if view.now_us < call.ready_us + 300]
         decisions = [self.place(call) for call in view.pool if call not in held]
         for p in view.prefill:
-            decisions += [self.place(call) for call in p.queue.values() if call.key % 3]
+            decisions += [self.place(call) for _, call in sorted(p.queue.items()) if call.key % 3]
         for d in view.decode:
-            for call in d.bound.values():
+            for _, call in sorted(d.bound.items()):
                 if CallState.PREFILLING <= call.state <= CallState.TRANSFERRED:
                     free = self.handoff and call.state <= CallState.ADMISSION
                     decode = self.one_of(call.decode_candidates) if free else call.decode
@@ -309,6 +309,14 @@ class SharedCount(Decent):
         return float(next(self.count) % 100)
 
 
+class TrustsOrder(Decent):
+    """Ranks queued calls by where they stand in a mapping."""
+
+    def plan(self, view: View) -> Plan:
+        again = [Decision(c.key, c.prefill, c.decode, float(i)) for i, c in enumerate(view.prefill[0].queue.values())]
+        return Plan([*super().plan(view).decisions, *again])
+
+
 class Remembers(Decent):
     """Counts calls, and ``reset`` does not start again."""
 
@@ -457,6 +465,7 @@ BROKEN = (
     Broken(Entropy, "P8", ("of two fresh instances decided at 0 µs once (call=0,", "same views and the same seed")),
     Broken(Unseeded, "P8", ("of two fresh instances decided at",)),
     Broken(SharedCount, "P8", ("state outside the instance",)),
+    Broken(TrustsOrder, "P8", ("of two fresh instances decided at", "mappings have no order", "sort what comes from")),
     Broken(Remembers, "P9", ("after other runs of a fresh and a used instance decided", "priority=1.0", "in reset")),
     Broken(KeepsGenerator, "P9", ("of a fresh and a used instance decided at 0 µs",)),
     Broken(WarmStart, "P9", ("of a fresh and a used instance decided",)),

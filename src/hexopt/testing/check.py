@@ -63,7 +63,7 @@ def check_policy(policy: Policy | Callable[[], Policy] | str, *, thorough: bool 
         looks += run.watch.looks
         planning.append(_planning_time(scenario, run))
     for scenario, run in runs:
-        seen = difference(run, Run(fresh(), scenario))
+        seen = difference(run, Run(fresh(), scenario, mirrored=True))
         if seen:
             raise run.watch.breach("P8", f"of two fresh instances {seen}")
         checks["P8"] += 1

@@ -28,11 +28,11 @@ def check_foresight(fresh: Callable[[], Policy], thorough: bool) -> int:
     """Compare pairs of runs; return how many. Raise :class:`~hexopt.errors.ConformanceError` at a difference."""
     pairs = 0
     for seed in range(20 if thorough else 3):
-        mode = (("dispatch", "backfill"), ("handoff", "strict"))[seed % 2]
+        cluster = mixed_cluster("handoff", "strict") if seed % 2 else mixed_cluster("dispatch", "backfill")
         scenario = Scenario(
             f"hidden {seed}",
             # With room for everything, a true length shows only when its call completes.
-            roomy(mixed_cluster(*mode)),  # type: ignore[arg-type]
+            roomy(cluster),
             workflows(1_000 + seed, 14),
             plan_latency_us=(0, 2_000)[seed % 2],
             fallback="own",

@@ -54,9 +54,9 @@ RULES = {
     ),
     "P8": Rule(
         "determinism",
-        "the same views and the same seed give the same plans",
+        "the same views and the same seed give the same plans, and a view's mappings have no order",
         "let only the views and the generator of reset decide: no clock, no object addresses, no state outside the "
-        "instance",
+        "instance, and sort what comes from a queue, bound or waiting mapping",
     ),
     "P9": Rule(
         "reset forgets",

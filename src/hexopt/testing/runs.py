@@ -22,9 +22,12 @@ class Run:
     """A scenario carried out under a policy: what was decided, and when each call was revealed and completed.
 
     ``about`` is added to the scenario's name in messages. ``closely``: whether writing to a view is looked for.
+    ``mirrored``: whether the view's mappings are shown in the opposite order.
     """
 
-    def __init__(self, policy: Policy, scenario: Scenario, about: str = "", *, closely: bool = False) -> None:
+    def __init__(
+        self, policy: Policy, scenario: Scenario, about: str = "", *, closely: bool = False, mirrored: bool = False
+    ) -> None:
         fallback = None
         if scenario.fallback == "own":
             fallback = getattr(policy, "fallback", None) or Fcfs()
@@ -35,6 +38,7 @@ class Run:
             fallback=fallback,
             at_most=scenario.at_most,
             closely=closely,
+            mirrored=mirrored,
         )
         self._trace: Trace = scenario.trace
         believed = misjudged(scenario.cluster, scenario.estimate_error, stream(scenario.seed, "estimates"))

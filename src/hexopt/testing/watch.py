@@ -5,7 +5,8 @@ from __future__ import annotations
 import operator
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -50,6 +51,8 @@ class Watch:
         End the run with :class:`CutShort` after this many invocations; ``None``: never.
     closely
         Whether views are compared before and after each plan.
+    mirrored
+        Whether the policy sees the mappings of a view, which have no order to rely on, in the opposite order.
     owner
         The watch of the policy whose fallback this is.
     """
@@ -63,6 +66,7 @@ class Watch:
         fallback: Policy | None = None,
         at_most: int | None = None,
         closely: bool = True,
+        mirrored: bool = False,
         owner: Watch | None = None,
     ) -> None:
         self.inner = policy
@@ -70,13 +74,16 @@ class Watch:
         self.triggers = frozenset(getattr(policy, "triggers", ALL_TRIGGERS))
         self.plan_latency_us = plan_latency_us
         self.log: list[Entry] = [] if owner is None else owner.log
-        self.fallback = None if fallback is None else Watch(fallback, about, closely=closely, owner=self)
+        self.fallback = (
+            None if fallback is None else Watch(fallback, about, closely=closely, mirrored=mirrored, owner=self)
+        )
         self.about = about
         self.looks = 0
         self.most_waiting = 0
         self.took_ns: list[int] = []
         self._at_most = at_most
         self._closely = closely
+        self._mirrored = mirrored
         self._blamed = self.name if owner is None else owner.name
         self._who = "" if owner is None else f"its fallback '{self.name}'"
 
@@ -110,9 +117,10 @@ class Watch:
         closely = self._closely and look and (now_and_then or calls <= _MANY_CALLS or invocation < _FIRST)
         seen = snapshot(view) if closely else {}
         before = _global_random() if look else None
+        shown = _mirror(view) if self._mirrored else view
         start = time.perf_counter_ns()
         try:
-            plan = self.inner.plan(view)
+            plan = self.inner.plan(shown)
         except Exception as error:
             raise self.breach(
                 "P2", f"raised {_told(error)} {at} with {len(view.pool)} calls in the pool and {queued} queued"
@@ -164,6 +172,18 @@ class Watch:
                 f"placed call {call.key} ('{call.workflow.workflow_id}/{call.call_id}') at {now_us} µs on {role} "
                 f"instance {index!r} where {list(candidates)} are legal, decision {tuple(decision)}",
             )
+
+
+def _mirror(view: View) -> View:
+    return replace(
+        view,
+        prefill=[replace(p, queue=_reversed(p.queue)) for p in view.prefill],
+        decode=[replace(d, bound=_reversed(d.bound), waiting=_reversed(d.waiting)) for d in view.decode],
+    )
+
+
+def _reversed(calls: Mapping[int, CallView]) -> dict[int, CallView]:
+    return dict(reversed(list(calls.items())))
 
 
 def as_policy(watch: Watch) -> Policy:
