@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,7 +55,7 @@ import sys
 from hexopt.experiments import load_config, run_experiment
 
 def on_progress(progress):
-    print(progress.done, progress.reused, progress.failed, flush=True)
+    print("progress", progress.done, progress.reused, progress.failed, flush=True)
 
 run_experiment(load_config(sys.argv[1]), sys.argv[2], jobs=2, on_progress=on_progress)
 """
@@ -78,11 +79,14 @@ class Study:
     def wait_for(self, lines: int) -> bool:
         """Read so many lines of progress; False if the study ended before."""
         assert self.process.stdout is not None
-        for _ in range(lines):
+        while lines:
             line = self.process.stdout.readline()
             if not line:
                 return False
-            self.done, self.reused, self.failed = map(int, line.split())
+            # A worker that finds its parent dead while it starts says so on the same pipe.
+            if line.startswith("progress "):
+                self.done, self.reused, self.failed = map(int, line.split()[1:])
+                lines -= 1
         return True
 
     def workers(self) -> list[int]:
@@ -94,6 +98,12 @@ class Study:
     def kill(self, pid: int) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+    def clear_away(self) -> None:
+        """Leave no process and no pipe to the tests that follow, whatever this one found."""
+        if self.process.returncode is None:
+            self.kill(self.process.pid)
+            self.process.communicate()
 
 
 def command(pid: int) -> bytes:
@@ -128,17 +138,13 @@ def test_a_run_whose_worker_was_killed_is_tried_again(killable: Path, monkeypatc
     assert not outcome.failures
 
 
-def disturbed_and_not(experiment: Path, seeds: int, kills: int) -> None:
-    text = EXPERIMENT.replace("seeds = 2", f"seeds = {seeds}").replace('name = "hexagent"', 'name = "slow-fcfs"')
-    experiment.write_text(text)
-    whole, out = experiment.with_name("whole"), experiment.with_name("out")
-    run_experiment(load_config(experiment), whole, jobs=1)
-
+def disturb(studies: list[Study], kills: int, again: Callable[[], Study]) -> list[int]:
+    """Kill the last study or a worker of it so many times; return the workers whose parent was killed."""
     rng = random.Random(20_260_516)
     committed = 0
     orphans: list[int] = []
-    study = Study(experiment, out)
     for number in range(kills):
+        study = studies[-1]
         # The first lines say what is reused; a random moment after any of the next ones, or before.
         alive = study.wait_for(rng.randrange(1 if study.reused < 0 else 0, 4))
         if study.reused >= 0:
@@ -147,7 +153,7 @@ def disturbed_and_not(experiment: Path, seeds: int, kills: int) -> None:
         workers = study.workers() if alive and study.process.poll() is None else []
         if not alive:
             study.process.communicate()
-            study = Study(experiment, out)
+            studies.append(again())
         elif workers and rng.random() < 0.5 and number < kills - 1:
             study.kill(rng.choice(workers))
         else:
@@ -156,9 +162,23 @@ def disturbed_and_not(experiment: Path, seeds: int, kills: int) -> None:
             study.wait_for(1_000_000)  # what it had still told
             study.process.communicate()
             committed = max(committed, study.done - study.failed)
-            study = Study(experiment, out)
-    _, errors = study.process.communicate(timeout=120)
-    assert study.process.returncode == 0, errors
+            studies.append(again())
+    return orphans
+
+
+def disturbed_and_not(experiment: Path, seeds: int, kills: int) -> None:
+    text = EXPERIMENT.replace("seeds = 2", f"seeds = {seeds}").replace('name = "hexagent"', 'name = "slow-fcfs"')
+    experiment.write_text(text)
+    whole, out = experiment.with_name("whole"), experiment.with_name("out")
+    run_experiment(load_config(experiment), whole, jobs=1)
+
+    studies = [Study(experiment, out)]
+    try:
+        orphans = disturb(studies, kills, lambda: Study(experiment, out))
+        _, errors = studies[-1].process.communicate(timeout=120)
+        assert studies[-1].process.returncode == 0, errors
+    finally:
+        studies[-1].clear_away()
     run_experiment(load_config(experiment), out, jobs=1)  # does again what failed for being killed too often
     assert deterministic_files(out) == deterministic_files(whole)
     deadline = time.monotonic() + 10
