@@ -36,6 +36,14 @@ class CalibrationRangeError(HexoptError):
     """A latency was asked for outside the range it was calibrated on."""
 
 
+class WindowError(HexoptError):
+    """A window, a plan of one, or a solver's options are not usable."""
+
+
+class SolverMissing(HexoptError):  # noqa: N818 - says what is wrong
+    """A solver that was asked for is not installed; the message names the extra that brings it."""
+
+
 class PlanError(HexoptError):
     """A policy decided something that can never be carried out."""
 
