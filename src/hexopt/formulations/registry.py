@@ -10,7 +10,9 @@ from typing import Any
 from hexopt.errors import ConfigError, suggest
 from hexopt.formulations.protocol import Formulation
 
-FORMULATIONS: dict[str, str] = {}
+FORMULATIONS: dict[str, str] = {
+    "cpsat": "hexopt.formulations.cpsat:CpSat",
+}
 
 
 def formulation_names() -> list[str]:
