@@ -10,15 +10,15 @@ from __future__ import annotations
 import numpy as np
 
 from hexopt.core.window import Placement, Window, WindowPlan
-from hexopt.formulations.arrays import FAR, WindowArrays, window_arrays
+from hexopt.formulations.earliest import FAR, EarliestTimes, earliest_times
 
 
-def greedy_plan(window: Window, arrays: WindowArrays | None = None) -> WindowPlan | None:
+def greedy_plan(window: Window, arrays: EarliestTimes | None = None) -> WindowPlan | None:
     """Return a plan, ``None`` where greedy choices leave a call without an instance.
 
     Priorities are ranks in the order of choice; bound calls come in it like open ones.
     """
-    a = arrays or window_arrays(window)
+    a = arrays or earliest_times(window)
     n, n_d = len(window.calls), len(window.decode)
     nic = window.options.contention == "nic"
     free = np.array([p.free_us for p in window.prefill], np.int64)
@@ -58,8 +58,12 @@ def greedy_plan(window: Window, arrays: WindowArrays | None = None) -> WindowPla
         ready[:, p, :] = row
         if nic:
             busy = ~a.one_token[:, None]
-            ready[:, p, :] = np.where(busy, np.maximum(ready[:, p, :], np.maximum(nic_p[p], nic_d)[None, :]), ready[:, p, :])
-            ready[:, :, d] = np.where(busy, np.maximum(ready[:, :, d], np.maximum(nic_p, nic_d[d])[None, :]), ready[:, :, d])
+            ready[:, p, :] = np.where(
+                busy, np.maximum(ready[:, p, :], np.maximum(nic_p[p], nic_d)[None, :]), ready[:, p, :]
+            )
+            ready[:, :, d] = np.where(
+                busy, np.maximum(ready[:, :, d], np.maximum(nic_p, nic_d[d])[None, :]), ready[:, :, d]
+            )
             finish[:, :, d] = np.where(usable[:, :, d], ready[:, :, d] + served[:, :, d], FAR)
         finish[:, p, :] = np.where(usable[:, p, :], ready[:, p, :] + served[:, p, :], FAR)
     return tuple(plan)

@@ -12,6 +12,7 @@ from hexopt.formulations.protocol import Formulation
 
 FORMULATIONS: dict[str, str] = {
     "cpsat": "hexopt.formulations.cpsat:CpSat",
+    "portfolio": "hexopt.formulations.portfolio:Portfolio",
 }
 
 

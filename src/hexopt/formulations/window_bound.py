@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from hexopt.core.window import Window
-from hexopt.formulations.arrays import FAR, Bools, Ints, WindowArrays, window_arrays
+from hexopt.formulations.earliest import FAR, Bools, Ints, EarliestTimes, earliest_times
 from hexopt.formulations.objective import Objective
 
 _LARGEST = 2**40
@@ -37,13 +37,13 @@ def largest_ratio(ends_us: Sequence[int], horizons_us: Sequence[int]) -> tuple[i
     return best
 
 
-def window_bound(window: Window, objective: Objective, arrays: WindowArrays | None = None) -> float:
+def window_bound(window: Window, objective: Objective, arrays: EarliestTimes | None = None) -> float:
     """Return a lower bound on the objective over all plans; at least that of ``single_call_bound``.
 
     For the bottleneck it is the largest value that :func:`refuted` refutes, to a millionth; for the other objectives
     the value of the workflows' earliest ends.
     """
-    arrays = arrays or window_arrays(window)
+    arrays = arrays or earliest_times(window)
     ends = arrays.earliest_ends()
     if not window.workflows or max(ends) >= FAR:
         return objective.value(window, []).objective if not window.workflows else float("inf")
@@ -82,7 +82,7 @@ def refuted_bound(limits_us: Sequence[int], horizons_us: Sequence[int]) -> float
     return min((limit + 1) / h for limit, h in zip(limits_us, horizons_us, strict=True))
 
 
-def refuted(window: Window, arrays: WindowArrays, limits_us: Sequence[int]) -> bool:
+def refuted(window: Window, arrays: EarliestTimes, limits_us: Sequence[int]) -> bool:
     """Say whether it is proved that no plan ends every workflow w by ``limits_us[w]``, µs after its arrival."""
     limits = np.array(limits_us, np.int64)
     if (arrays.floor_ends > limits).any():
@@ -100,7 +100,7 @@ def refuted(window: Window, arrays: WindowArrays, limits_us: Sequence[int]) -> b
     return _overloaded_anywhere(window, arrays, latest, ok)
 
 
-def usable_by(arrays: WindowArrays, latest_us: Ints) -> Bools:
+def usable_by(arrays: EarliestTimes, latest_us: Ints) -> Bools:
     """Return the pairs on which each call can complete by ``latest_us``, (N, P, D)."""
     result: Bools = arrays.usable & (arrays.finish <= latest_us[:, None, None])
     return result
@@ -129,7 +129,7 @@ def _can_assign(edges: Bools, caps: Sequence[int]) -> bool:
     return all(place(c, set()) for c in sorted(range(len(options)), key=lambda c: len(options[c])))
 
 
-def _overloaded_anywhere(window: Window, arrays: WindowArrays, latest: Ints, ok: Bools) -> bool:
+def _overloaded_anywhere(window: Window, arrays: EarliestTimes, latest: Ints, ok: Bools) -> bool:
     """Try the overload tests, equations (20) to (22)."""
     if max(int(arrays.horizon.max()), int(latest.max())) > _LARGEST or (arrays.kv_blocks > 2**20).any():
         return False

@@ -15,7 +15,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from hexopt.core.window import Window, WindowPlan
-from hexopt.formulations.arrays import FAR, Ints, WindowArrays
+from hexopt.formulations.earliest import FAR, Ints, EarliestTimes
 from hexopt.formulations.checker import Verdict
 from hexopt.formulations.extraction import to_plan
 from hexopt.formulations.window_bound import usable_by
@@ -56,12 +56,14 @@ class WindowModel:
     ``feasible`` is false if the limits leave a call without a pair; there is no model then.
     """
 
-    def __init__(self, window: Window, arrays: WindowArrays, limits_us: Sequence[int], rules: Rules) -> None:
+    def __init__(self, window: Window, arrays: EarliestTimes, limits_us: Sequence[int], rules: Rules) -> None:
         self.window = window
         self.arrays = arrays
         self.model: Any = cp_model.CpModel()
         n = len(window.calls)
-        self.latest: Ints = np.array(limits_us, np.int64)[arrays.workflow] - arrays.after if n else np.zeros(0, np.int64)
+        self.latest: Ints = (
+            np.array(limits_us, np.int64)[arrays.workflow] - arrays.after if n else np.zeros(0, np.int64)
+        )
         self.ok = usable_by(arrays, self.latest)
         self.feasible = bool(self.ok.reshape(n, -1).any(axis=1).all()) and all(
             end <= limit for end, limit in zip(arrays.floor_ends.tolist(), limits_us, strict=True)
@@ -290,7 +292,9 @@ class WindowModel:
                 continue
             high = int(self.latest_begin[c].max()) + int(self.arrays.wire_us[c].max()) + latency
             held = m.new_int_var(0, high, "")
-            end = self.begin[c] + (self.wire[c] + latency) if isinstance(self.wire[c], int) else self._wired(c) + latency
+            end = (
+                self.begin[c] + (self.wire[c] + latency) if isinstance(self.wire[c], int) else self._wired(c) + latency
+            )
             intervals.append(self._interval(start, held, end, self.x[c][p]))
             self.held.append((c, held))
         # What is held at the cut may exceed the room; only what starts later has to fit.

@@ -69,9 +69,7 @@ def _bottleneck(model: WindowModel, limits_us: Sequence[int], hint: Sequence[int
     return Scaled(r, scale, 0.0)
 
 
-def _weighted(
-    model: WindowModel, objective: Objective, limits_us: Sequence[int], hint: Sequence[int] | None
-) -> Scaled:
+def _weighted(model: WindowModel, objective: Objective, limits_us: Sequence[int], hint: Sequence[int] | None) -> Scaled:
     """The sum of ratios, or of what exceeds the SLO scale; equations (19) to (21)."""
     a, m = model.arrays, model.model
     horizons = a.horizon.tolist()

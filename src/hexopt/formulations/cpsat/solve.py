@@ -12,7 +12,7 @@ import ortools
 from ortools.sat.python import cp_model
 
 from hexopt.core.window import Window, WindowPlan
-from hexopt.formulations.arrays import FAR, WindowArrays, window_arrays
+from hexopt.formulations.earliest import FAR, EarliestTimes, earliest_times
 from hexopt.formulations.cpsat.model import Rules, WindowModel, latest_end_us
 from hexopt.formulations.cpsat.objectives import Scaled, state
 from hexopt.formulations.greedy import greedy_plan
@@ -29,7 +29,7 @@ from hexopt.formulations.window_bound import (
 
 _LARGEST_TIME = 2**48
 """Windows that may last longer (µs) are not stated: the solver's sums must stay far below 2**63."""
-_FIRST_STEP = 0.25
+_FIRST_STEP = 0.03
 """Deterministic time of the first attempts at a target; it doubles with each round."""
 
 
@@ -117,7 +117,7 @@ class _Search:
         self.budget = budget
         self.given = hint
         self.best = Incumbents(window, objective)
-        self.arrays: WindowArrays
+        self.arrays: EarliestTimes
         self.horizons = [w.horizon_us for w in window.workflows]
         self.bound: float | None = None
         self.model_best: float | None = None
@@ -137,7 +137,7 @@ class _Search:
         self.best.offer(self.given)
         if self.best.value is not None:
             self._note_incumbent(self.best.value.objective)
-        self.arrays = window_arrays(self.window)
+        self.arrays = earliest_times(self.window)
         last = latest_end_us(self.window)
         self.open_limits = [int(f) for f in self.arrays.floor_ends]
         for w, after in zip(self.arrays.workflow.tolist(), self.arrays.after.tolist(), strict=True):
@@ -218,6 +218,8 @@ class _Search:
                 if self.bound is not None and float(high) <= self.bound * (1 + 1e-12):
                     return  # the model says no more; the plan does not keep its word
                 final = high - soft <= high / 250
+                if final and not self._played(high):
+                    return  # what is left to prove is less than what the plan loses against the model
                 middle = soft + (high - soft) * Fraction(1, 3)
                 limits = strict_limits(reach, self.horizons) if final else limits_at(middle, self.horizons)
             answer = self._decide(limits, step)
@@ -242,6 +244,10 @@ class _Search:
             else:
                 soft = middle if reach is not None else soft
         return
+
+    def _played(self, ratio: Fraction) -> bool:
+        """Say whether the best plan is as good as what the model can reach."""
+        return self.best.value is not None and self.best.value.objective <= float(ratio) * (1 + 1e-12)
 
     def _low(self) -> Fraction:
         return Fraction(self.bound or 0.0)

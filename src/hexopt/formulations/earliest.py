@@ -1,4 +1,4 @@
-"""A window as arrays, with the earliest times of every call on every pair: no solver, no search.
+"""The earliest times of every call on every pair: no solver, no search.
 
 Earliest times hold under **every** plan, since they ignore all other open calls: a prefill starts when the instance is
 free and what it holds for others can have left; admission waits for the residents that must leave; a transfer waits for
@@ -23,7 +23,7 @@ FAR = 2**60
 
 
 @dataclass(frozen=True, slots=True)
-class WindowArrays:
+class EarliestTimes:
     """The numbers of a window of N calls, P prefill and D decode instances; times in µs after the cut.
 
     ``usable`` (N, P, D) are the pairs on which the call can complete at all. ``prefill_end`` (N, P), ``transfer_start``
@@ -62,7 +62,7 @@ class WindowArrays:
         return [int(e) for e in ends]
 
 
-def window_arrays(window: Window) -> WindowArrays:
+def earliest_times(window: Window) -> EarliestTimes:
     """Return the arrays of a window."""
     calls, latency = window.calls, window.options.latency_us
     n, n_p, n_d = len(calls), len(window.prefill), len(window.decode)
@@ -77,9 +77,7 @@ def window_arrays(window: Window) -> WindowArrays:
         may_p[c, call.prefills()] = True
         may_d[c, call.decodes()] = True
 
-    room_d = np.stack(
-        [_room_time(d.kv_free_blocks, d.releases, kv) for d in window.decode], axis=1
-    )  # equation (3)
+    room_d = np.stack([_room_time(d.kv_free_blocks, d.releases, kv) for d in window.decode], axis=1)  # equation (3)
     may_d &= (room_d < FAR) | one[:, None]
     nic_p = _ints([p.nic_free_us for p in window.prefill], (n_p,))
     nic_d = _ints([d.nic_free_us for d in window.decode], (n_d,))
@@ -99,7 +97,10 @@ def window_arrays(window: Window) -> WindowArrays:
         for c, call in enumerate(calls)
         if not call.is_open
     ]
-    bound = [(call.prefill, us, call.prefill_blocks) for call, us in zip((c for c in calls if not c.is_open), leaves, strict=True)]
+    bound = [
+        (call.prefill, us, call.prefill_blocks)
+        for call, us in zip((c for c in calls if not c.is_open), leaves, strict=True)
+    ]
     blocks = _ints([c.prefill_blocks for c in calls], (n,))
     free = _ints([p.free_us for p in window.prefill], (n_p,))
     start = np.repeat(free[None, :], n, axis=0)
@@ -114,7 +115,7 @@ def window_arrays(window: Window) -> WindowArrays:
     finish = np.where(one[:, None, None], first, first + wire + latency + decode_us[:, None, :])
     usable = may_p[:, :, None] & (may_d | one[:, None])[:, None, :]
     floors = [w.elapsed_us + (w.floor_us or 0) for w in window.workflows]
-    return WindowArrays(
+    return EarliestTimes(
         open=is_open,
         one_token=one,
         workflow=_ints([c.workflow for c in calls], (n,)),
