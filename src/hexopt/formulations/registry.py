@@ -10,8 +10,10 @@ from typing import Any
 from hexopt.errors import ConfigError, suggest
 from hexopt.formulations.protocol import Formulation
 
-FORMULATIONS: dict[str, str] = {
+FORMULATIONS = {
+    "cpsat": "hexopt.formulations.cpsat:CpSat",
     "local-search": "hexopt.formulations.local_search:LocalSearch",
+    "portfolio": "hexopt.formulations.portfolio:Portfolio",
 }
 
 
