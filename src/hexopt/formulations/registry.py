@@ -10,7 +10,12 @@ from typing import Any
 from hexopt.errors import ConfigError, suggest
 from hexopt.formulations.protocol import Formulation
 
-FORMULATIONS: dict[str, str] = {}
+FORMULATIONS: dict[str, str] = {
+    "milp-deadline": "hexopt.formulations.milp.deadline:MilpDeadline",
+    "milp-disjunctive": "hexopt.formulations.milp.disjunctive:MilpDisjunctive",
+    "milp-positional": "hexopt.formulations.milp.positional:MilpPositional",
+    "milp-time-indexed": "hexopt.formulations.milp.time_indexed:MilpTimeIndexed",
+}
 
 
 def formulation_names() -> list[str]:
