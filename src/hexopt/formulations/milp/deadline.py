@@ -60,50 +60,48 @@ class MilpDeadline(Milp):
 
     def _bisect(self, attempt: Attempt, relaxation: Relaxation, known: Schedule | None) -> None:
         """Keep ``low``, below which nothing is possible, and ``high``, the value of a schedule, and halve between."""
-        low, high = attempt.bound, math.inf
-        schedules = [s for s in (known, relaxation.list_schedule()) if s is not None]
-        best = min(schedules, key=relaxation.value, default=None)
-        if best is not None and known is not None:
-            attempt.best.offer(relaxation.plan(best))
-        if best is not None:
-            high = relaxation.value(best)
         horizons = [w.horizon_us for w in attempt.window.workflows]
-        strict = True
+        low, high = attempt.bound, math.inf if known is None else relaxation.value(known)
+        listed = relaxation.list_schedule()
+        # What is asked for: at first anything better than the hint, or as good as a list schedule.
+        latest: list[int] | None = None
+        asked = high
+        if known is None and listed is not None:
+            asked = relaxation.value(listed)
+            latest = [math.floor(asked * h + 1e-6) for h in horizons]
+        elif known is not None:
+            latest = _below(high, horizons)
         while low < high:
-            # Just below what is there first, which ends the search if nothing is found there.
-            if high == math.inf:
-                latest = None
-            elif strict or high - low <= 1e-7 * high:
-                latest = [math.ceil(high * h - 1e-6) - 1 for h in horizons]
-            else:
-                middle = low + (high - low) / 2
-                latest = [math.floor(middle * h) for h in horizons]
             begin = time.perf_counter()
             model = _Model(relaxation, LinearModel(attempt.deadline), latest, False)
             attempt.build_s += time.perf_counter() - begin
             answer = attempt.run(model.linear)
             if answer is None:
                 attempt.stop = StopReason.TIME_LIMIT if attempt.runs else StopReason.NOT_STARTED
-                break
+                return
             attempt.stop = answer.stop_reason
             if answer.infeasible:
                 if latest is None:
                     attempt.infeasible = attempt.best.value is None
                     return
-                low = max(low, high if strict or high - low <= 1e-7 * high else middle)
-                strict = False
-                attempt.bound = max(attempt.bound, low)
+                attempt.bound = low = max(low, asked)
             elif answer.values is not None:
                 schedule = model.schedule(answer.values)
                 high = min(high, relaxation.value(schedule))
                 attempt.model_objective = high
                 attempt.trajectory += [(s, high) for s, _ in answer.incumbents[-1:]]
                 attempt.best.offer(relaxation.plan(schedule))
-                strict = False
             else:
-                break
-        else:
-            attempt.stop = StopReason.PROVED
+                return
+            # Very near, ask for anything better: if that is impossible, ``high`` itself is proved.
+            asked = high if high - low <= 1e-6 * high else low + (high - low) / 2
+            latest = _below(high, horizons) if asked == high else [math.floor(asked * h) for h in horizons]
+        attempt.stop = StopReason.PROVED
+
+
+def _below(value: float, horizons: Sequence[int]) -> list[int]:
+    """Return the latest ends under which every ratio is below a value that is reached."""
+    return [math.ceil(value * h - 1e-6) - 1 for h in horizons]
 
 
 class _Column(NamedTuple):

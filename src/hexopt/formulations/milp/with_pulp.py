@@ -131,20 +131,24 @@ class _CbcBackend:
             return Answer(StopReason.PROVED, infeasible=True)
         proved = problem.sol_status == pulp.LpSolutionOptimal
         bound = re.search(r"^Lower bound:\s+(\S+)", told, re.M)
-        # It is printed with three digits.
-        dual = float(bound[1]) - 5e-4 if bound else None
+        dual = float(bound[1]) - 5e-4 if bound else None  # it is printed with three decimals
         late = limits.seconds is not None and took >= limits.seconds * (1 - _KEPT_BACK)
         stop = StopReason.TIME_LIMIT if limits.nodes is None or late else StopReason.WORK_LIMIT
         if not proved and problem.sol_status != pulp.LpSolutionIntegerFeasible:
             return Answer(stop, bound=dual)
         values = [float(column.varValue or 0.0) for column in columns]
         objective = sum(a * values[j] for j, a in model.cost.items())
+        if proved:
+            # Solutions are written with eight digits, the value with eight decimals.
+            value = re.search(r"^Objective value:\s+(\S+)", told, re.M)
+            dual = float(value[1]) - 1e-8 if value else objective - 1e-7 * abs(objective)
+            objective = float(value[1]) if value else objective
         note = "" if not model.start or "MIPStart provided solution" in told else "CBC did not take the hint"
         return Answer(
             StopReason.PROVED if proved else stop,
             values,
             objective,
-            objective if proved else dual,
+            dual,
             incumbents=((took, objective),),
             note=note,
         )
@@ -181,59 +185,78 @@ class _Cbc(pulp.COIN_CMD):  # type: ignore[misc]
 
 class _HighsBackend:
     def solve(self, model: LinearModel, limits: Limits) -> Answer:
-        import highspy
-
         begin = time.perf_counter()
-        found: list[tuple[float, float]] = []
+        answer, reported = _run_highs(model, model.start, limits, begin)
+        if model.start and answer.objective is not None and answer.objective > reported + 1e-7 * abs(reported) + 1e-6:
+            # Where presolve turns the start into something better, HiGHS 1.16 proves that optimal, and returns the
+            # columns of the start.
+            again, _ = _run_highs(model, {}, limits, begin)
+            found = (*answer.incumbents, *again.incumbents)
+            if again.objective is not None and again.objective < answer.objective:
+                return again._replace(incumbents=found, note="HiGHS was run again without the hint, which it mishandled")
+            return answer._replace(stop_reason=again.stop_reason)
+        return answer
 
-        def improved(kind: Any, message: str, told: Any, asked: Any, user: Any) -> None:
-            found.append((time.perf_counter() - begin, told.objective_function_value))
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # names that PuLP 4 will change
-            problem, columns = _problem(model)
-            options: dict[str, Any] = {
-                "random_seed": limits.seed,
-                "dual_feasibility_tolerance": DUAL_TOLERANCE,
-                "mip_feasibility_tolerance": INTEGER_TOLERANCE,
-            }
-            if limits.nodes is not None:
-                options["mip_max_nodes"] = limits.nodes
-            solver = _Highs(
-                msg=False,
-                gapRel=0.0,
-                gapAbs=0.0,
-                threads=limits.threads,
-                callbackTuple=(improved, None),
-                callbacksToActivate=[highspy.cb.HighsCallbackType.kCallbackMipImprovingSolution],
-                **options,
-            )
-            solver.start = model.start
-            solver.stop_at = None if limits.seconds is None else begin + limits.seconds
-            problem.solve(solver)
-        highs, status = problem.solverModel, problem.solverModel.getModelStatus()
-        kinds = highspy.HighsModelStatus
-        if status in (kinds.kInfeasible, kinds.kUnboundedOrInfeasible):  # every column is bounded
-            return Answer(StopReason.PROVED, infeasible=True)
-        stop = {
-            kinds.kOptimal: StopReason.PROVED,
-            kinds.kTimeLimit: StopReason.TIME_LIMIT,
-            kinds.kSolutionLimit: StopReason.WORK_LIMIT,
-            kinds.kIterationLimit: StopReason.WORK_LIMIT,
-        }.get(status, StopReason.ERROR)
-        info = highs.getInfo()
-        dual = info.mip_dual_bound if any(model.integer) else None
-        if stop is StopReason.PROVED and dual is None:
-            dual = info.objective_function_value
-        bound = dual if dual is not None and abs(dual) < 1e30 else None
-        note = "" if stop is not StopReason.ERROR else f"HiGHS: {highs.modelStatusToString(status)}"
-        if info.primal_solution_status != 2:  # feasible
-            return Answer(stop, bound=bound, note=note)
-        values = [float(column.varValue) for column in columns]
-        objective = sum(a * values[j] for j, a in model.cost.items())
-        if not found or found[-1][1] > objective + 1e-9 * abs(objective):
-            found.append((time.perf_counter() - begin, objective))
-        return Answer(stop, values, objective, bound, incumbents=tuple(found), note=note)
+def _run_highs(model: LinearModel, start: Mapping[int, float], limits: Limits, begin: float) -> tuple[Answer, float]:
+    """Return the answer, and the objective as HiGHS reports it."""
+    import highspy
+
+    found: list[tuple[float, float]] = []
+
+    def improved(kind: Any, message: str, told: Any, asked: Any, user: Any) -> None:
+        found.append((time.perf_counter() - begin, told.objective_function_value))
+
+    options: dict[str, Any] = {
+        "random_seed": limits.seed,
+        "dual_feasibility_tolerance": DUAL_TOLERANCE,
+        "mip_feasibility_tolerance": INTEGER_TOLERANCE,
+    }
+    if limits.nodes is not None:
+        options["mip_max_nodes"] = limits.nodes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # names that PuLP 4 will change
+        problem, columns = _problem(model)
+        solver = _Highs(
+            msg=False,
+            gapRel=0.0,
+            gapAbs=0.0,
+            threads=limits.threads,
+            callbackTuple=(improved, None),
+            callbacksToActivate=[highspy.cb.HighsCallbackType.kCallbackMipImprovingSolution],
+            **options,
+        )
+        solver.start = start
+        solver.stop_at = None if limits.seconds is None else begin + limits.seconds
+        problem.solve(solver)
+    highs, status = problem.solverModel, problem.solverModel.getModelStatus()
+    kinds = highspy.HighsModelStatus
+    if status in (kinds.kInfeasible, kinds.kUnboundedOrInfeasible):  # every column is bounded
+        return Answer(StopReason.PROVED, infeasible=True), 0.0
+    stop = {
+        kinds.kOptimal: StopReason.PROVED,
+        kinds.kTimeLimit: StopReason.TIME_LIMIT,
+        kinds.kSolutionLimit: StopReason.WORK_LIMIT,
+        kinds.kIterationLimit: StopReason.WORK_LIMIT,
+    }.get(status, StopReason.ERROR)
+    note = "" if stop is not StopReason.ERROR else f"HiGHS: {highs.modelStatusToString(status)}"
+    info = highs.getInfo()
+    dual = info.mip_dual_bound
+    if not any(model.integer):
+        dual = info.objective_function_value if stop is StopReason.PROVED else None
+    bound = dual if dual is not None and abs(dual) < 1e30 else None
+    if info.primal_solution_status != _FEASIBLE:
+        return Answer(stop, bound=bound, note=note), 0.0
+    values = [float(column.varValue) for column in columns]
+    objective = sum(a * values[j] for j, a in model.cost.items())
+    if not found:
+        found.append((time.perf_counter() - begin, objective))
+    answer = Answer(stop, values, objective, bound, incumbents=tuple(found), note=note)
+    return answer, info.objective_function_value
+
+
+_FEASIBLE = 2
+"""As HiGHS says of a solution."""
 
 
 class _Highs(pulp.HiGHS):  # type: ignore[misc]
