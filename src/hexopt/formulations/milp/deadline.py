@@ -70,6 +70,7 @@ class MilpDeadline(Milp):
             asked = relaxation.value(listed)
             latest = [math.floor(asked * h + 1e-6) for h in horizons]
         elif known is not None:
+            attempt.model_objective = high
             latest = _below(high, horizons)
         while low < high:
             begin = time.perf_counter()
@@ -117,7 +118,9 @@ class _Column(NamedTuple):
 class _Model:
     """Equations (10) to (12) for given latest ends of workflows, µs after their arrival (``None``: no limit)."""
 
-    def __init__(self, relaxation: Relaxation, linear: LinearModel, latest: list[int] | None, may_be_late: bool) -> None:
+    def __init__(
+        self, relaxation: Relaxation, linear: LinearModel, latest: list[int] | None, may_be_late: bool
+    ) -> None:
         self.relaxation, self.linear = relaxation, linear
         window = relaxation.window
         self._late = [linear.binary() for _ in window.workflows] if may_be_late else []
@@ -212,11 +215,12 @@ class _Model:
         for c, at in self._late_at.items():
             if c in due:
                 continue
-            d = max(at, key=lambda d: (values[at[d]], -d))  # noqa: B023 - called at once
+            d = max(at, key=lambda d: (values[at[d]], -d))
             decode[c] = decode[c] if d < 0 else d
             if calls[c].is_open:
                 prefill[c] = min(
-                    calls[c].prefills(), key=lambda p: (free[p] + relaxation.prefill_us(c, p), p)  # noqa: B023
+                    calls[c].prefills(),
+                    key=lambda p: (free[p] + relaxation.prefill_us(c, p), p),
                 )
                 free[prefill[c]] += relaxation.prefill_us(c, prefill[c])
                 order.append(c)
@@ -243,9 +247,7 @@ class _Model:
             if first is not None and row.lower == 1.0 and len(row.columns) == 1 and first in self._late:
                 start[first] = 1.0
             elif first is not None and not self.linear.integer[first] and row.lower == 0.0:
-                start[first] = -sum(
-                    a * start[j] for j, a in zip(row.columns[1:], row.coefficients[1:], strict=True)
-                )
+                start[first] = -sum(a * start[j] for j, a in zip(row.columns[1:], row.coefficients[1:], strict=True))
 
 
 _NEVER = 2**53

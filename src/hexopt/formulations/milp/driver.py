@@ -234,5 +234,3 @@ def _proved_bound(bound: float, frame: Frame) -> float:
     if frame.relaxation.objective.kind == "late":
         return float(max(0, math.ceil(safe)))  # a number of workflows
     return safe / frame.scale
-
-

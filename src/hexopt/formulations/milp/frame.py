@@ -45,7 +45,12 @@ class Frame:
         self._most = most
         self.excess: list[int] = []
         self.late: list[int] = []
-        {"bottleneck": self._bottleneck, "sum": list, "hinge": self._hinge, "late": self._late}[objective.kind]()
+        if objective.kind == "bottleneck":
+            self._bottleneck()
+        elif objective.kind == "hinge":
+            self._hinge()
+        elif objective.kind == "late":
+            self._late()
 
     def _workflow_ends(self) -> list[int]:
         """(1), (2): each workflow's end, between what single calls need and what any call can take."""
@@ -59,18 +64,14 @@ class Frame:
             ds = relaxation.decodes.get(c, [None])
             latest.append(max(relaxation.finish(c, p, d, end) for p, end in ends for d in ds))
         most = workflow_ends(relaxation.window, latest)
-        return [
-            self.model.real(MS * least, MS * end) for least, end in zip(relaxation.least_ends, most, strict=True)
-        ]
+        return [self.model.real(MS * least, MS * end) for least, end in zip(relaxation.least_ends, most, strict=True)]
 
     def _place(self) -> None:
         """(3), and (5) in its weakest form."""
         relaxation, model, window = self.relaxation, self.model, self.relaxation.window
         for c, columns in self.x.items():
             model.add(((x, 1.0) for x in columns.values()), lower=1.0, upper=1.0)
-            alone = [
-                (x, -MS * (window.prefill[p].free_us + relaxation.prefill_us(c, p))) for p, x in columns.items()
-            ]
+            alone = [(x, -MS * (window.prefill[p].free_us + relaxation.prefill_us(c, p))) for p, x in columns.items()]
             model.add([(self.end[c], 1.0), *alone], lower=0.0)
         for columns in self.y.values():
             model.add(((y, 1.0) for y in columns.values()), lower=1.0, upper=1.0)

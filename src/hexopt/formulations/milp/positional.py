@@ -53,7 +53,7 @@ class _Positional:
                     model.add([(frame.end[c], 1.0), (end, -1.0), (column, -big)], lower=-big)
 
     def orders(self, values: Sequence[float]) -> list[list[int]]:
-        position = {}
+        position: dict[int, int] = {}
         for z in self._z:
             for k, at in enumerate(z):
                 position.update((c, k) for c, column in at.items() if values[column] > 0.5)

@@ -53,7 +53,7 @@ class _MathOpt:
 
     def solve(self, model: LinearModel, limits: Limits) -> Answer:
         if self._solver is mathopt.SolverType.HIGHS and highs_clash():
-            told = "highspy was imported before OR-Tools and its HiGHS hides theirs, import ortools first or use 'highs'"
+            told = "highspy was imported before OR-Tools and hides its HiGHS, import ortools first"
             return Answer(StopReason.ERROR, note=told)
         begin = time.perf_counter()
         built = mathopt.Model.from_model_proto(_proto(model))
@@ -73,7 +73,7 @@ class _MathOpt:
         else:
             parameters.highs.int_options["threads"] = limits.threads
             parameters.highs.double_options["dual_feasibility_tolerance"] = DUAL_TOLERANCE
-            parameters.highs.double_options["mip_feasibility_tolerance"] = INTEGER_TOLERANCE
+            # Its own integer tolerance stays: with less it repairs solutions, and prints that it does.
             note = "OR-Tools gives HiGHS no hint" if model.start else ""
         if limits.seconds is not None:
             left = limits.seconds - (time.perf_counter() - begin)

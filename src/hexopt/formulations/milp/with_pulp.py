@@ -52,7 +52,7 @@ def _say_hello() -> None:
         return
     try:
         os.dup2(nowhere, 1)
-        highspy.Highs()
+        highspy.Highs()  # type: ignore[no-untyped-call]
     finally:
         os.dup2(kept, 1)
         os.close(kept)
@@ -193,7 +193,7 @@ class _HighsBackend:
             again, _ = _run_highs(model, {}, limits, begin)
             found = (*answer.incumbents, *again.incumbents)
             if again.objective is not None and again.objective < answer.objective:
-                return again._replace(incumbents=found, note="HiGHS was run again without the hint, which it mishandled")
+                return again._replace(incumbents=found, note="HiGHS mishandled the hint, run again")
             return answer._replace(stop_reason=again.stop_reason)
         return answer
 
