@@ -19,7 +19,7 @@ from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status
 from hexopt.formulations.single_call import single_call_bound
 
 PROOF = 1e-6
-"""A plan counts as optimal if its value is within this share of the bound: float solvers prove no more than that."""
+"""A plan counts as optimal if its value is within this share of the bound (or of 0.1): doubles prove no more."""
 
 
 class Order(Protocol):
@@ -89,7 +89,7 @@ class Attempt:
             status = Status.INFEASIBLE
         elif best.value is None:
             status = Status.NO_INCUMBENT
-        elif bound is not None and best.value.objective <= bound + PROOF * max(bound, 1e-3):
+        elif bound is not None and best.value.objective <= bound + PROOF * max(bound, 0.1):
             status = Status.OPTIMAL
         else:
             status = Status.FEASIBLE
