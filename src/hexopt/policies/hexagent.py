@@ -368,7 +368,8 @@ class _Round:
             key, call, pair = scored[0]
             self._policy._finish_us[call.key] = pair[0]
             return [_Ranked(key[0], call, pair[1], pair[2])]
-        rescore = len(scored) <= self._policy.small_queue
+        # By ready time the order is the same however often it is asked for.
+        rescore = len(scored) <= self._policy.small_queue and self._policy.priority == "risk"
         if not rescore:
             scored.sort(key=lambda row: row[0], reverse=True)
         ranked: list[_Ranked] = []
