@@ -148,6 +148,10 @@ def simulate(
         "delays": _rule(trace, "delays")[0],
         "delays_seed": _rule(trace, "delays")[1],
     }
+    counts = getattr(policy, "counts", None)
+    if isinstance(counts, dict):
+        about["solver_windows"] = sum(counts.values())
+        about |= {f"solver_{outcome}": count for outcome, count in counts.items()}
     alone = _Standalone(trace, cluster, latency)
     return RunResult(simulation, about, alone.of)
 

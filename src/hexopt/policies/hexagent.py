@@ -154,6 +154,17 @@ class HexAGenT(BasePolicy):
 
     def plan(self, view: View) -> Plan:
         """Rank the calls that wait for decode, then place and rank those that wait for prefill."""
+        waiting, arrived = self._undecided(view)
+        if not waiting and not arrived:
+            return NO_PLAN
+        if not arrived and len(waiting) >= _COMPILED_FROM and self._compiled is not None:
+            plan = self._replan(self._compiled, view, waiting)
+            if plan is not None:
+                return plan
+        return _to_plan(self._rank(view, waiting, arrived), self.decide_ahead)
+
+    def _undecided(self, view: View) -> tuple[list[CallView], list[CallView]]:
+        """Return the calls to be placed and those to be ranked for decode, and bring what is remembered up to date."""
         waiting = list(view.pool)
         if self.replan_queued:
             for p in view.prefill:
@@ -165,18 +176,17 @@ class HexAGenT(BasePolicy):
                     arrived.extend(d.waiting.values())
         if self._tails is not None:
             self._tails.look(view)
-        if not waiting and not arrived:
-            return NO_PLAN
-        self._forget(view)
-        if not arrived and len(waiting) >= _COMPILED_FROM and self._compiled is not None:
-            plan = self._replan(self._compiled, view, waiting)
-            if plan is not None:
-                return plan
+        if waiting or arrived:
+            self._forget(view)
+        return waiting, arrived
+
+    def _rank(self, view: View, waiting: list[CallView], arrived: list[CallView]) -> list[_Ranked]:
+        """Return where all these calls belong, in order of commitment."""
         round_ = _Round(self, view, waiting, arrived)
         ranked = round_.rank_decode(arrived) if arrived else []
         if waiting:
             ranked.extend(round_.place(waiting))
-        return _to_plan(ranked, self.decide_ahead)
+        return ranked
 
     def _replan(self, compiled: CompiledPlacement, view: View, waiting: list[CallView]) -> Plan | None:
         """Plan the usual round of a long queue; ``None`` if a call's numbers are too large for it."""
