@@ -10,8 +10,7 @@ from typing import Any
 from hexopt.errors import ConfigError, suggest
 from hexopt.formulations.protocol import Formulation
 
-<<<<<<< HEAD
-FORMULATIONS = {
+FORMULATIONS: dict[str, str] = {
     "cpsat": "hexopt.formulations.cpsat:CpSat",
     "local-search": "hexopt.formulations.local_search:LocalSearch",
     "milp-deadline": "hexopt.formulations.milp.deadline:MilpDeadline",
