@@ -189,7 +189,9 @@ def test_trace_check(hexopt_command: Command, here: Path) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     heavy = {"pandas", "matplotlib", "joblib", "numpy", "numba", "pydantic", "ortools", "pulp"}
-    code = f"import sys; from hexopt.cli import run; run(['--help']); sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
+    code = (
+        f"import sys; from hexopt.cli import run; run(['--help'])\nsys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
