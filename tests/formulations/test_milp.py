@@ -90,8 +90,8 @@ def by_hand() -> Window:
         ("late:1.2", 2.0, 4.1),
         # w1 first: it exceeds by 0.1 and so does w2, last. w0 first would make it 0.2 + 0.1.
         ("hinge:1.4", 0.2, 4.2),
-        # The same with one of three given up.
-        ("hinge:1.4,give_up=0.4", 0.1, 4.1),
+        # One of three may be given up: w1, last, so that the others are over at 0.1 and 0.4 s.
+        ("hinge:1.4,give_up=0.4", 0.0, 4.2),
     ],
 )
 def test_by_hand(name: str, text: str, value: float, total: float) -> None:
@@ -102,7 +102,7 @@ def test_by_hand(name: str, text: str, value: float, total: float) -> None:
     result = solve(name, "highs", by_hand(), objective, **options)
     assert result.status is Status.OPTIMAL
     assert result.value is not None
-    assert result.value.objective == pytest.approx(value, rel=1e-9)
+    assert result.value.objective == pytest.approx(value, rel=1e-9, abs=1e-9)
     if name != "milp-deadline":  # which does not break ties
         assert result.value.total == pytest.approx(total, rel=1e-9)
 
