@@ -115,6 +115,8 @@ class IllegalPlan(DecentFormulation):
         self, window: Window, objective: Objective, budget: Budget, hint: WindowPlan | None = None
     ) -> SolveResult:
         result = super().solve(window, objective, budget, hint)
+        if hint is not None:
+            return result
         free = replace(window, decode=tuple(replace(d, max_new=99) for d in window.decode))
         plan = tuple(row._replace(decode=0) if row.decode else row for row in self.plan(window, budget))
         value = check(free, plan, objective).value
