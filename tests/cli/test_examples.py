@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ COMMANDS = [
     ["cluster", "show"],
     ["cluster", "check"],
     ["run"],
+    ["window"],
+    ["window", "show"],
+    ["window", "check"],
+    ["window", "list"],
+    ["window", "formulations"],
+    ["window", "add"],
+    ["window", "submit"],
+    ["window", "verify"],
+    ["solve"],
 ]
 
 
@@ -47,6 +57,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("traces", "src"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "experiments").mkdir()
+    shutil.copytree(ROOT / "formulations", tmp_path / "formulations")
     whole = (ROOT / "experiments" / "quickstart.toml").read_text()
     # The experiment itself is run by `make run`; here a few of its workflows show that the command works.
     cut = re.sub(r"^seeds = .*$", "seeds = 1\nworkflows = 4", whole, flags=re.MULTILINE)
@@ -68,9 +79,11 @@ def test_all_examples_work(checkout: Path, capsys: pytest.CaptureFixture[str], m
 
 
 def test_the_list_of_commands_is_complete() -> None:
-    from hexopt.cli.app import app, cluster_app, trace_app
+    from hexopt.cli.app import app
 
     known = {" ".join(command) for command in COMMANDS}
-    for prefix, group in (("", app), ("trace ", trace_app), ("cluster ", cluster_app)):
+    groups = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
+    for prefix, group in groups:
+        assert group is not None
         for command in group.registered_commands:
             assert f"{prefix}{command.name}" in known

@@ -291,7 +291,10 @@ def test_timing_has_planning_per_run(experiment: Path, tmp_path: Path) -> None:
         ("small", "fcfs", "0"),
         ("small", "hexagent", "0"),
     ]
-    assert all(0 < float(row["plan_ms_mean"]) <= float(row["plan_ms_max"]) for row in rows)
+    for row in rows:
+        middle, late, longest, mean = (float(row[f"plan_ms_{name}"]) for name in ("p50", "p99", "max", "mean"))
+        assert 0 < middle <= late <= longest
+        assert 0 < mean <= longest
 
 
 def test_ctrl_c_says_how_many_runs_are_kept(experiment: Path, tmp_path: Path) -> None:

@@ -168,12 +168,24 @@ def test_bars_are_logarithmic_when_wide_and_survive_nothing_finite() -> None:
 
 
 def test_planning_marks_the_mean_and_the_longest_of_each_run() -> None:
-    timing = pd.DataFrame({"policy": ["p", "p"], "plan_ms_mean": [0.5, 2.0], "plan_ms_max": [9.0, 0.0]})
+    timing = pd.DataFrame(
+        {
+            "policy": ["p", "p"],
+            "plan_ms_mean": [0.5, 2.0],
+            "plan_ms_p50": [0.25, 1.5],
+            "plan_ms_p99": [4.0, 1.75],
+            "plan_ms_max": [9.0, 0.0],
+        }
+    )
     data = replace(made(grid(("p",), seeds=2)), timing=timing)
     ax = plot_planning(data, paper=load_paper().planner)
     drawn = {line.get_marker(): list(line.get_xdata()) for line in ax.get_lines() if len(line.get_xdata()) == 2}
     assert drawn["o"] == [0.5, 2.0]
     assert drawn[">"] == [9.0, 0.001], "what is below a microsecond is drawn as one"
+    stretches = [[(segment[0][0], segment[1][0]) for segment in bars.get_segments()] for bars in ax.collections]
+    assert [(0.25, 4.0), (1.5, 1.75)] in stretches, "from the median to the 99th percentile"
+    earlier = replace(data, timing=timing.drop(columns=["plan_ms_p50", "plan_ms_p99"]))
+    assert len(plot_planning(earlier).collections) == 1
 
 
 def test_one_setting_stands_for_a_cluster_and_trace() -> None:

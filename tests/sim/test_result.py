@@ -109,6 +109,8 @@ SUMMARY = [
     "h_extrapolated",
     "plans",
     "plan_ms_mean",
+    "plan_ms_p50",
+    "plan_ms_p99",
     "plan_ms_max",
 ]
 FILES = sorted(

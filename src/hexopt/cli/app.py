@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import hexopt
+from hexopt.cli import optimise
 
 UsageError: Any = typer.BadParameter.__base__
 """The base of all complaints about arguments, wherever the installed typer keeps it."""
@@ -356,3 +357,6 @@ def cluster_check_command(
     from hexopt.cli.look import check_cluster
 
     check_cluster(file)
+
+
+optimise.register(app, _LOOK, _help_if_bare)

@@ -68,7 +68,7 @@ KINDS: dict[str, Kind] = {
     "kv_peak": Kind(plot_kv_peak, "Largest share of KV blocks in use at any instant, mean over seeds."),
     "planning": Kind(
         lambda data: planning.plot_planning(data, paper=load_paper().planner),
-        "Planning time per invocation by the wall clock. Runs record the mean and the longest plan, not every plan. "
+        "Planning time per invocation by the wall clock: mean, median, 99th percentile and longest of each run. "
         "The paper's figures come from other hardware and other code.",
         planning.needs,
     ),

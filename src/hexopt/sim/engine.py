@@ -60,9 +60,8 @@ class PlanningTime:
     The latter is the only thing in a run that is not reproducible, unless the plan latency is ``"measured"``.
     """
 
-    plans: int = 0
-    total_ns: int = 0
-    longest_ns: int = 0
+    took_ns: array[int] = field(default_factory=lambda: array("q"))
+    """How long each took on the wall clock."""
     at_us: array[int] = field(default_factory=lambda: array("q"))
     """When each plan was made."""
     latency_us: array[int] = field(default_factory=lambda: array("q"))
@@ -456,10 +455,7 @@ class Simulation:
         plan = self.policy.plan(view)
         took = time.perf_counter_ns() - start
         planning = self.planning
-        planning.plans += 1
-        planning.total_ns += took
-        if took > planning.longest_ns:
-            planning.longest_ns = took
+        planning.took_ns.append(took)
         if plan is not NO_PLAN:
             check_plan(self.policy, now, plan)
         if plan.wake_us is not None:

@@ -21,8 +21,10 @@ from hexopt.sim.table import NONE
 if TYPE_CHECKING:
     import pandas as pd
 
-TIMING_KEYS = ("plans", "plan_ms_mean", "plan_ms_max")
+TIMING_KEYS = ("plans", "plan_ms_mean", "plan_ms_p50", "plan_ms_p99", "plan_ms_max")
 """Keys of the summary that tell wall-clock time, and so differ from run to run."""
+
+_PLAN_QUANTILES = (("p50", "0.5"), ("p99", "0.99"), ("max", "1"))
 
 
 class RunResult:
@@ -174,8 +176,8 @@ class RunResult:
         """Figures of the run as plain values; seconds, milliseconds and shares, as their names say.
 
         ``req95`` and the other ratios divide by the standalone latency. Utilisations are shares of the time from
-        the first arrival to the end, averaged over the instances of a role. ``plans``, ``plan_ms_mean`` and
-        ``plan_ms_max`` are the policy's invocations and their wall-clock time.
+        the first arrival to the end, averaged over the instances of a role. ``plans`` is
+        the number of the policy's invocations, ``plan_ms_mean``, ``_p50``, ``_p99`` and ``_max`` their wall-clock time.
         """
         run = self._simulation
         table = run.table
@@ -194,7 +196,7 @@ class RunResult:
         # A stop after the end of the work is none; one before the first arrival leaves no time at all.
         stopped = run.stop_us is not None and bool((end < 0).any())
         span = max(1, (run.stop_us if stopped and run.stop_us is not None else run.now_us) - start)
-        planning = run.planning
+        took = np.frombuffer(run.planning.took_ns, np.int64)
         return {
             **self.about,
             "workflows": len(ratios),
@@ -227,9 +229,9 @@ class RunResult:
                 d.largest_batch > spec.latency.h_knots[-1][0]
                 for d, spec in zip(run.decode, self.cluster.decode, strict=True)
             ),
-            "plans": planning.plans,
-            "plan_ms_mean": planning.total_ns / 1e6 / max(1, planning.plans),
-            "plan_ms_max": planning.longest_ns / 1e6,
+            "plans": len(took),
+            "plan_ms_mean": float(took.sum()) / 1e6 / max(1, len(took)),
+            **{f"plan_ms_{name}": quantile(took, q) / 1e6 if len(took) else 0.0 for name, q in _PLAN_QUANTILES},
         }
 
     def save(self, folder: str | Path) -> Path:

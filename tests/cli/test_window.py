@@ -1,0 +1,89 @@
+"""``hexopt window``: what it prints, draws, keeps and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Outcome
+from tests.formulations.windows import random_window
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def files(here: Path) -> Path:
+    window = replace(random_window(4, 5, prefills=2, decodes=2), name="n005-roomy-a")
+    window.save(here / "w.json")
+    plan = [[c.prefills()[0], c.decodes()[k % 2], k] for k, c in enumerate(window.calls)]
+    (here / "plan.json").write_text(json.dumps(plan))
+    (here / "bad.json").write_text(json.dumps({"plan": [[9, 0, 0], *plan[1:]]}))
+    return here
+
+
+def test_show_draws(files: Path, hexopt_command: Command) -> None:
+    assert hexopt_command("window", "show", "w.json").status == 0
+    assert (files / "n005-roomy-a.png").stat().st_size > 10_000
+    shown = hexopt_command("window", "show", "w.json", "--plan", "plan.json", "--out", "x.svg")
+    assert shown.out.splitlines()[0] == "n005-roomy-a: 5 open and 0 bound calls"
+    # A plan that breaks a rule is said to, and the window is drawn all the same.
+    assert hexopt_command("window", "show", "w.json", "--plan", "bad.json", "--out", "y.svg").status == 0
+    hexopt_command("window", "show", "w.json", "--out", "z.svg")
+    assert len({(files / name).read_text() for name in ("x.svg", "y.svg", "z.svg")}) == 3
+    refused = hexopt_command("window", "show", "w.json", "--out", "y.gif")
+    assert refused.status == 2
+    assert "'y.gif' found, a picture ends in .png or .svg" in refused.err
+
+
+def test_check_judges(files: Path, hexopt_command: Command) -> None:
+    assert hexopt_command("window", "check", "w.json").out == "w.json: valid, 5 calls of 4 workflows\n"
+    judged = hexopt_command("window", "check", "w.json", "--plan", "plan.json", "--objective", "sum")
+    assert judged.status == 0
+    assert judged.out.startswith("sum ")
+    refused = hexopt_command("window", "check", "w.json", "--plan", "bad.json")
+    assert refused.status == 2
+    assert refused.err.startswith("error: instance-unknown: call 'c0': pair (9, 0) found")
+
+
+def test_the_library_from_outside(files: Path, hexopt_command: Command) -> None:
+    there = ("--library", "lib")
+    assert hexopt_command("window", "add", "w.json", *there).out == "lib/instances/n005-roomy-a.json\n"
+    submit = ("window", "submit", "n005-roomy-a", "plan.json", "--by", "hand", "--seconds", "1", *there)
+    assert hexopt_command(*submit).out.endswith("entered\n")
+    assert "not entered" in hexopt_command(*submit).out
+    listed = hexopt_command("window", "list", *there).out
+    assert "n005-roomy-a" in listed
+    assert "bottleneck" in listed
+    assert "1 values verified" in hexopt_command("window", "verify", *there).out
+    table = files / "lib" / "best_known.csv"
+    table.write_text(table.read_text().replace("0/0/", "1/0/"))
+    assert hexopt_command("window", "verify", *there).status == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "a window is one JSON object"),
+        ("[]", "a window is a JSON object"),
+        ('{"schema_version": 2}', "schema_version is 2"),
+        ('{"schema_version": 1, "name": "x", "callz": []}', "did you mean 'calls'?"),
+    ],
+)
+def test_bad_files_are_named(here: Path, hexopt_command: Command, content: str, said: str) -> None:
+    (here / "w.json").write_text(content)
+    refused = hexopt_command("window", "check", "w.json")
+    assert refused.status == 2
+    assert refused.err.startswith("error: w.json: ")
+    assert said in refused.err
+    assert refused.err.count("\n") == 1
+
+
+def test_unknown_instances_are_named(here: Path, hexopt_command: Command) -> None:
+    refused = hexopt_command("window", "check", "n005-roomy-x", "--library", "lib")
+    assert refused.status == 2
+    assert "lib/instances has none of this name" in refused.err
+    assert "No such file" in hexopt_command("window", "check", "nowhere.json").err
