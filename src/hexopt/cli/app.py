@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import hexopt
-from hexopt.cli import optimise
+from hexopt.cli import forecast, optimise
 
 UsageError: Any = typer.BadParameter.__base__
 """The base of all complaints about arguments, wherever the installed typer keeps it."""
@@ -360,3 +360,4 @@ def cluster_check_command(
 
 
 optimise.register(app, _LOOK, _help_if_bare)
+forecast.register(app, _LOOK, _help_if_bare)
