@@ -117,7 +117,10 @@ def _used(problem: Problem, least_load: float) -> list[Resource]:
     """Return the resources that may matter: calls' least shares of the pool, added up, compared with the busiest."""
     loads = [float(r.least().sum()) for r in problem.resources]
     top = max(loads)
-    return [r for r, load in zip(problem.resources, loads, strict=True) if load >= least_load * top]
+    always = "prefill", "decode"  # whose delays count whatever their load
+    return [
+        r for r, load in zip(problem.resources, loads, strict=True) if r.name in always or load >= least_load * top
+    ]
 
 
 class _Program:
