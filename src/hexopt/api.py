@@ -14,11 +14,14 @@ from hexopt.core.workflow import Trace, Workflow
 from hexopt.errors import ConfigError
 from hexopt.latency import ClusterLatency
 from hexopt.latency.estimates import check_error, misjudged
+from hexopt.policies.forecast import KNOWING
+from hexopt.policies.forecast.learned import Learned
 from hexopt.policies.registry import make_policy, policy_record
 from hexopt.sim.engine import Progress, Simulation
+from hexopt.sim.forecasters import make_knowing
 from hexopt.sim.predictors import PREDICTORS, Oracle, make_predictor
 from hexopt.sim.result import RunResult
-from hexopt.traces import apply_delays, require_known
+from hexopt.traces import apply_delays, load_trace, require_known
 from hexopt.traces.rules import ARRIVAL_RULES, DELAY_RULES
 from hexopt.traces.schema import show
 
@@ -113,6 +116,7 @@ def simulate(
     cluster.check()
     foretell = make_predictor(predictor) if isinstance(predictor, str) else predictor
     latency = ClusterLatency(cluster)
+    _hand_forecasts(policy, trace, seed, delays)
     believed = ClusterLatency(misjudged(cluster, estimate_error, stream(seed, "estimates"))) if estimate_error else None
     simulation = Simulation(
         trace,
@@ -144,6 +148,10 @@ def simulate(
         "delays": _rule(trace, "delays")[0],
         "delays_seed": _rule(trace, "delays")[1],
     }
+    counts = getattr(policy, "counts", None)
+    if isinstance(counts, dict):
+        about["solver_windows"] = sum(counts.values())
+        about |= {f"solver_{outcome}": count for outcome, count in counts.items()}
     alone = _Standalone(trace, cluster, latency)
     return RunResult(simulation, about, alone.of)
 
@@ -186,6 +194,25 @@ _MOST_ALONE = 20_000
 def _known_alone(cluster: Cluster) -> dict[object, int]:
     """Return what is known of a cluster's standalone latencies: runs of a study share shapes."""
     return {}
+
+
+def _hand_forecasts(policy: Policy | None, trace: Trace, seed: int, delays: str | None) -> None:
+    """Hand a policy, those within it and its fallback a forecaster that it cannot make itself, if it wants one."""
+    if policy is None:
+        return
+    text = getattr(policy, "forecaster", None)
+    if isinstance(text, str) and hasattr(policy, "handed_forecaster"):
+        policy.handed_forecaster = None
+        name, _, argument = text.partition(":")
+        if name in KNOWING:
+            policy.handed_forecaster = make_knowing(text, trace, stream(seed, "forecaster"))
+        elif name == "learned" and argument:
+            training = load_trace(argument)
+            if delays is not None:
+                training = apply_delays(training, delays, seed)
+            policy.handed_forecaster = Learned(training)
+    for part in ("policy", "fallback"):
+        _hand_forecasts(getattr(policy, part, None), trace, seed, delays)
 
 
 def _foretells(predictor: object) -> bool:

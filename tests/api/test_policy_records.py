@@ -53,7 +53,8 @@ def test_what_is_no_record(fallback: Any) -> None:
 
 def test_options_that_are_texts() -> None:
     assert text_options("replay") == {"decisions"}
-    assert text_options("hexagent") == frozenset()
+    assert text_options("hexagent") == {"forecaster"}
+    assert text_options("fcfs") == frozenset()
 
 
 def test_a_missing_option_is_told_shortly() -> None:

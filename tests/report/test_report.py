@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 
 from hexopt.errors import OutputError
+from hexopt.experiments.aggregate import BEST
 from hexopt.report.data import AXES, Results, load_results, read_table
 from hexopt.report.document import Grid, Heading, Items, Text, to_html, to_markdown
 from hexopt.report.paper import load_paper
@@ -149,6 +152,20 @@ def test_ours_stands_beside_the_paper_cell_by_cell() -> None:
         ("hetero-1-llama, bfcl", "fcfs", "1.00", "13.8", "2.00", "17.2"),
         ("hetero-1-llama, bfcl", "hexagent", "2.00", "6.21", "3.00", "6.34"),
     ]
+
+
+def test_reductions_over_traces_are_told_in_both_ways() -> None:
+    row = {"cluster": "tiny", "load": "", "estimate_error": "", "policy": "hexagent", "baseline": BEST, "traces": 2}
+    row |= {f"mean_of_reductions_{part}": us for part, us in (("percent", 20.0), ("low", 18.0), ("high", 21.0))}
+    row |= {f"reduction_of_means_{part}": us for part, us in (("percent", 30.0), ("low", math.nan), ("high", math.nan))}
+    rows = [row | {"metric": "req99"}, row | {"metric": "req99", "baseline": "fcfs"}, row | {"metric": "ratio_mean"}]
+
+    def shown(**changes: object) -> list[Grid]:
+        data = replace(made(grid()), across=pd.DataFrame(rows).assign(**changes))
+        return [b for b in report_blocks(data, []) if isinstance(b, Grid) and "traces" in b.headings]
+
+    assert shown()[0].rows == [("tiny", "hexagent", "Req99", "2", "20.0% [18.0, 21.0]", "30.0%")]
+    assert not shown(traces=1)
 
 
 def test_four_traces_have_their_mean_and_errors_their_change_beside_the_paper() -> None:

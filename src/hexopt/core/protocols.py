@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from hexopt.core.cluster import Cluster
 from hexopt.core.plan import Plan
-from hexopt.core.view import DecodeView, Trigger, View
+from hexopt.core.view import CallView, DecodeView, Trigger, View
 from hexopt.core.workflow import Trace
 
 PlanLatency = int | Literal["measured"]
@@ -113,3 +113,49 @@ class Predictor(Protocol):
 
     def observe(self, workflow: int, call: int) -> None:
         """A call completed, so its true output length is now known."""
+
+
+TAIL_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""The shares of a :class:`Tail`'s quantiles."""
+
+
+class Tail(NamedTuple):
+    """What is expected to follow a call in its workflow: µs from its completion, were the workflow alone.
+
+    That is the longest path of calls not yet revealed, each at its best pair on the idle cluster, tool times included.
+    ``quantiles_us`` has one entry for each of :data:`TAIL_LEVELS`, not falling; how far they spread is how little is
+    known. ``examples`` is the number of observations behind them (0: none, or it is the truth).
+    """
+
+    mean_us: int
+    quantiles_us: tuple[int, ...] = (0,) * len(TAIL_LEVELS)
+    examples: int = 0
+
+    @classmethod
+    def certain(cls, us: int) -> Tail:
+        """Return the tail that is surely ``us``."""
+        return cls(us, (us,) * len(TAIL_LEVELS))
+
+
+NO_TAIL = Tail(0)
+"""Nothing follows, or nobody knows."""
+
+
+class Forecaster(Protocol):
+    """Foretells what may still come in a workflow beyond what is revealed.
+
+    It sees what a policy sees. One that knows the truth says so by its name; policies get its word only.
+    """
+
+    @property
+    def name(self) -> str:
+        """The text that names it as an option of a policy."""
+
+    def reset(self, cluster: Cluster, latency: LatencyModel) -> None:
+        """Forget what was learnt in a run; another one, on ``cluster``, begins."""
+
+    def look(self, view: View) -> None:
+        """Take note of what happened; a policy shows each view before it asks."""
+
+    def tail(self, call: CallView) -> Tail:
+        """Return what is expected to follow an open call, by what is known when it is first asked about."""

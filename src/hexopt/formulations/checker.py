@@ -41,7 +41,7 @@ class Verdict:
     if the plan breaks a rule.
     """
 
-    objective: Objective
+    goal: Objective
     value: Value | None
     violations: tuple[Violation, ...]
     prefill_start_us: tuple[int, ...] = ()
@@ -50,6 +50,11 @@ class Verdict:
     transfer_start_us: tuple[int, ...] = ()
     finish_us: tuple[int, ...] = ()
     ends_us: tuple[int, ...] = ()
+
+    @property
+    def objective(self) -> float | None:
+        """The value of the objective proper, ``None`` if the plan breaks a rule."""
+        return None if self.value is None else self.value.objective
 
     @property
     def feasible(self) -> bool:
@@ -80,7 +85,7 @@ def check(window: Window | Mapping[str, Any], plan: Any, objective: Objective = 
     >>> w = {"id": "w", "elapsed_us": 0, "horizon_us": 100}
     >>> window = {"schema_version": 1, "name": "one", "provenance": "", "options": {}, "prefill": [p], "decode": [d],
     ...     "workflows": [w], "calls": [call]}
-    >>> check(window, [(0, 0, 0.0)]).value.objective
+    >>> check(window, [(0, 0, 0.0)]).objective
     1.0
     """
     if isinstance(window, Mapping):

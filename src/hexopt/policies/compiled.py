@@ -72,12 +72,16 @@ class CompiledPlacement:
         small_queue: int,
         room_now: bool,
         until_phase: bool,
+        tails: list[int] | None = None,
     ) -> list[Placed] | None:
-        """Place calls on a projection, which is left as it was; ``None`` if a call's numbers are too large for it."""
+        """Place calls on a projection, which is left as it was; ``None`` if a call's numbers are too large for it.
+
+        ``tails``: what is reckoned to follow each call, µs, which its projected ratio counts.
+        """
         facts = self._gather(waiting)
         if facts is None:
             return None
-        placed, risks = self._place(projection, facts, None, horizons, small_queue, room_now, until_phase)
+        placed, risks = self._place(projection, facts, None, horizons, small_queue, room_now, until_phase, tails)
         return [
             (waiting[i], finish, p, d, risk)
             for (i, finish, p, d), risk in zip(placed.tolist(), risks.tolist(), strict=True)
@@ -92,6 +96,7 @@ class CompiledPlacement:
         room_now: bool,
         until_phase: bool,
         ahead: int,
+        tails: list[int] | None = None,
     ) -> tuple[Plan, list[int]] | None:
         """Plan a round whose only business is calls that wait for prefill; as ``place`` and its labels would.
 
@@ -102,7 +107,7 @@ class CompiledPlacement:
         if facts is None:
             return None
         decode = np.array([call.decode for call in waiting], np.int64)
-        placed, _ = self._place(projection, facts, decode, horizons, small_queue, room_now, until_phase)
+        placed, _ = self._place(projection, facts, decode, horizons, small_queue, room_now, until_phase, tails)
         # Columns of their own: kernels are compiled for contiguous arrays.
         who, finish, p, d = np.ascontiguousarray(placed.T)
         prefill = np.array([call.prefill for call in waiting], np.int64)[who]
@@ -133,6 +138,7 @@ class CompiledPlacement:
         small_queue: int,
         room_now: bool,
         until_phase: bool,
+        tails: list[int] | None,
     ) -> tuple[Ints, Floats]:
         """Return rows (call, finish, prefill, decode) and risks, in order of commitment.
 
@@ -150,6 +156,9 @@ class CompiledPlacement:
             np.subtract.at(tokens, on, facts[there, kernels.OWN])
         order = np.lexsort((facts[:, kernels.TIE], facts[:, kernels.ARRIVAL]))  # equal risks: the older workflow
         facts = facts[order]
+        if tails is not None:
+            # The loop needs arrivals for ratios alone: what follows a call counts as if its workflow were older.
+            facts[:, kernels.ARRIVAL] -= np.array(tails, np.int64)[order]
         n = len(facts)
         placed = np.empty((n, 4), np.int64)
         risks = np.empty(n, np.float64)

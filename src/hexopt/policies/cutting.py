@@ -40,11 +40,6 @@ class Cut(NamedTuple):
     workflows: tuple[int, ...]
 
 
-def nothing_follows(call: CallView) -> int:
-    """Return 0: what is revealed is all there is."""
-    return 0
-
-
 def waiting_calls(view: View) -> list[CallView]:
     """Return the calls whose placement is still open, those of the pool and those queued, in queue order."""
     return in_order([*view.pool, *by_key(p.queue for p in view.prefill)])
@@ -98,8 +93,9 @@ class Cutter:
         view: View,
         horizon_us: OfCall,
         *,
-        tail_us: OfCall = nothing_follows,
+        tail_us: OfCall | None = None,
         calls: Sequence[CallView] | None = None,
+        at_least: Sequence[int] = (),
         name: str = "window",
         provenance: str = "",
     ) -> Cut:
@@ -112,6 +108,8 @@ class Cutter:
         calls
             The open calls of the window, of the pool or queued; all of them if ``None``. The others are left out: they
             come later.
+        at_least
+            Shape (D,): so many open calls each decode instance may be sent in any case, for a known plan to be legal.
         name, provenance
             What the window shall be called, and where it comes from.
         """
@@ -123,6 +121,8 @@ class Cutter:
         is_free = {c.key for c in free}
         own = _mean_context(free)
         max_new = self._max_new(free, bound, own)
+        if at_least:
+            max_new = [max(new, least) for new, least in zip(max_new, at_least, strict=True)]
         decodes = [
             _Decoder(self._latency, d, placed, new, self._max_batch[d], own)
             for d, (placed, new) in enumerate(zip(bound, max_new, strict=True))
@@ -138,7 +138,7 @@ class Cutter:
             for call, leaves_us in placed.leaving:
                 w = position.get(call.workflow.index)
                 if w is not None:
-                    floors[w] = max(floors[w] or 0, leaves_us + tail_us(call))
+                    floors[w] = max(floors[w] or 0, leaves_us + (tail_us(call) if tail_us else 0))
         window = Window(
             name,
             provenance,
@@ -166,7 +166,8 @@ class Cutter:
                 for c, floor in zip(first_call, floors, strict=True)
             ),
             tuple(
-                self._call(view, c, c.key in is_free, position[c.workflow.index], tail_us(c), decodes) for c in members
+                self._call(view, c, c.key in is_free, position[c.workflow.index], tail_us(c) if tail_us else 0, decodes)
+                for c in members
             ),
         )
         return Cut(window, tuple(members), tuple(c.workflow.index for c in first_call))

@@ -17,10 +17,12 @@ import numpy as np
 
 from hexopt.core.cluster import Cluster
 from hexopt.core.plan import NO_PLAN, Decision, Plan
-from hexopt.core.protocols import BasePolicy, LatencyModel, PlanLatency, Policy
+from hexopt.core.protocols import BasePolicy, Forecaster, LatencyModel, PlanLatency, Policy
 from hexopt.core.view import CallState, CallView, Trigger, View
+from hexopt.errors import ConfigError
 from hexopt.policies.compiled import CompiledPlacement, load_kernels
 from hexopt.policies.dispatch import FewestOutstanding
+from hexopt.policies.forecast.tails import TailOf, check_forecast, tails_of
 from hexopt.policies.horizon import Horizon, UnloadedFinish
 from hexopt.policies.labels import relabel
 from hexopt.policies.open_calls import contended
@@ -63,6 +65,14 @@ class HexAGenT(BasePolicy):
         A round ranks and places all waiting calls, but decides only as far as the next so many calls of each prefill
         instance depend on it: they are the same, in the same order, as if all were decided about. The others, of which
         the next rounds think again, stay where they are. 0: about all.
+    forecaster
+        What may still come in a workflow beyond what is revealed: one of
+        :data:`hexopt.policies.forecast.FORECASTERS`. The horizon and the projected finish grow by what is foretold.
+        ``"none"``: by nothing, as in the paper.
+    shrinkage
+        What is left of the forecast, from 0 to 1: an uncertain one does harm in full.
+    tail_of
+        Which number of the forecast is used; see :data:`hexopt.policies.forecast.tails.TailOf`.
     horizon
         ``"arrival"``: the horizon stays the longest path of what was revealed at the workflow's start.
     priority
@@ -93,6 +103,9 @@ class HexAGenT(BasePolicy):
         replan_queued: bool = True,
         decode_priority: bool = True,
         decide_ahead: int = 4,
+        forecaster: str = "none",
+        shrinkage: float = 1.0,
+        tail_of: TailOf = "mean",
         horizon: Literal["running", "arrival"] = "running",
         priority: Literal["risk", "ready"] = "risk",
         placement: Literal["joint", "blind"] = "joint",
@@ -108,6 +121,17 @@ class HexAGenT(BasePolicy):
         self.replan_queued = replan_queued
         self.decode_priority = decode_priority
         self.decide_ahead = decide_ahead
+        self.forecaster = forecaster
+        self.shrinkage = shrinkage
+        self.tail_of = tail_of
+        check_forecast(self)
+        if forecaster != "none" and horizon == "arrival":
+            raise ConfigError(
+                f"policy '{self.name}': horizon is arrival and forecaster is {forecaster}, a horizon that does not "
+                "grow has no forecast, drop one of them"
+            )
+        self.handed_forecaster: Forecaster | None = None
+        """A forecaster to be used in place of the named one, which knows what policies do not."""
         self.horizon = horizon
         self.priority = priority
         self.placement = placement
@@ -118,6 +142,7 @@ class HexAGenT(BasePolicy):
         self._estimator = Estimator(cluster, latency)
         self._unloaded = UnloadedFinish(self._estimator)
         self._horizons: dict[int, Horizon] = {}
+        self._tails = tails_of(self, cluster, latency)
         self._finish_us: dict[int, int] = {}
         self._forget_above = [1024, 4096]
         self._rebind = cluster.binding == "handoff"
@@ -129,6 +154,17 @@ class HexAGenT(BasePolicy):
 
     def plan(self, view: View) -> Plan:
         """Rank the calls that wait for decode, then place and rank those that wait for prefill."""
+        waiting, arrived = self._undecided(view)
+        if not waiting and not arrived:
+            return NO_PLAN
+        if not arrived and len(waiting) >= _COMPILED_FROM and self._compiled is not None:
+            plan = self._replan(self._compiled, view, waiting)
+            if plan is not None:
+                return plan
+        return _to_plan(self._rank(view, waiting, arrived), self.decide_ahead)
+
+    def _undecided(self, view: View) -> tuple[list[CallView], list[CallView]]:
+        """Return the calls to be placed and those to be ranked for decode, and bring what is remembered up to date."""
         waiting = list(view.pool)
         if self.replan_queued:
             for p in view.prefill:
@@ -138,18 +174,19 @@ class HexAGenT(BasePolicy):
             for d in view.decode:
                 if d.waiting and contended(d):
                     arrived.extend(d.waiting.values())
-        if not waiting and not arrived:
-            return NO_PLAN
-        self._forget(view)
-        if not arrived and len(waiting) >= _COMPILED_FROM and self._compiled is not None:
-            plan = self._replan(self._compiled, view, waiting)
-            if plan is not None:
-                return plan
+        if self._tails is not None:
+            self._tails.look(view)
+        if waiting or arrived:
+            self._forget(view)
+        return waiting, arrived
+
+    def _rank(self, view: View, waiting: list[CallView], arrived: list[CallView]) -> list[_Ranked]:
+        """Return where all these calls belong, in order of commitment."""
         round_ = _Round(self, view, waiting, arrived)
         ranked = round_.rank_decode(arrived) if arrived else []
         if waiting:
             ranked.extend(round_.place(waiting))
-        return _to_plan(ranked, self.decide_ahead)
+        return ranked
 
     def _replan(self, compiled: CompiledPlacement, view: View, waiting: list[CallView]) -> Plan | None:
         """Plan the usual round of a long queue; ``None`` if a call's numbers are too large for it."""
@@ -157,14 +194,16 @@ class HexAGenT(BasePolicy):
         projection = Projection.of(
             self._estimator, view, self._finish_us, movable, queues_move=self.replan_queued, count_movable=True
         )
+        horizons = self._horizons_us(waiting)
         made = compiled.replan(
             projection,
             waiting,
-            self._horizons_us(waiting),
+            horizons,
             self.small_queue,
             self.kv_room == "now",
             self.risk_until == "phase",
             self.decide_ahead,
+            self._tails_us(waiting),
         )
         if made is None:
             return None
@@ -177,6 +216,8 @@ class HexAGenT(BasePolicy):
         known = self._horizons
         asked: dict[int, int] = {}
         horizons = []
+        if self._tails is not None:
+            return [self.horizon_us(call) for call in calls]
         for call in calls:
             w = call.workflow.index
             horizon = known.get(w)
@@ -187,6 +228,14 @@ class HexAGenT(BasePolicy):
                 us = asked[w] = self.horizon_us(call) if found is None else found
             horizons.append(us)
         return horizons
+
+    def _tails_us(self, calls: list[CallView]) -> list[int] | None:
+        """Return what is reckoned to follow each of some calls; ``None`` without a forecaster."""
+        return None if self._tails is None else [self.tail_us(call) for call in calls]
+
+    def tail_us(self, call: CallView) -> int:
+        """Return what is reckoned to follow the call in its workflow, µs."""
+        return 0 if self._tails is None else self._tails.of_call(call, self._horizon(call).current_us())
 
     def _forget(self, view: View) -> None:
         """Drop what is known of calls and workflows that have left, whenever it has doubled."""
@@ -203,13 +252,17 @@ class HexAGenT(BasePolicy):
 
     def horizon_us(self, call: CallView) -> int:
         """Return the running horizon of the call's workflow, µs after its arrival (at least 1)."""
+        horizon = self._horizon(call)
+        return horizon.current_us() if self._tails is None else self._tails.horizon_us(horizon)
+
+    def _horizon(self, call: CallView) -> Horizon:
         workflow = call.workflow
         horizon = self._horizons.get(workflow.index)
         if horizon is None:
             horizon = self._horizons[workflow.index] = Horizon(
                 workflow, self._unloaded, self.keep_maximum, self.horizon == "running"
             )
-        return horizon.current_us()
+        return horizon
 
 
 class _Ranked(NamedTuple):
@@ -281,7 +334,8 @@ class _Round:
         self._blind = FewestOutstanding(view) if policy.placement == "blind" else None
 
     def _ratio(self, call: CallView, finish_us: int) -> float:
-        return (finish_us - call.workflow.arrival_us) / self._policy.horizon_us(call)
+        policy = self._policy
+        return (finish_us + policy.tail_us(call) - call.workflow.arrival_us) / policy.horizon_us(call)
 
     def place(self, waiting: list[CallView]) -> list[_Ranked]:
         """Commit calls one by one in order of projected ratio, each to its best pair.
@@ -292,7 +346,13 @@ class _Round:
         if len(waiting) >= _COMPILED_FROM and policy._compiled is not None:
             horizons = policy._horizons_us(waiting)
             placed = policy._compiled.place(
-                self._projection, waiting, horizons, policy.small_queue, self._room_now, self._until_phase
+                self._projection,
+                waiting,
+                horizons,
+                policy.small_queue,
+                self._room_now,
+                self._until_phase,
+                policy._tails_us(waiting),
             )
             if placed is not None:
                 policy._finish_us.update((call.key, finish) for call, finish, _, _, _ in placed)

@@ -76,6 +76,11 @@ class Horizon:
             self._us = max(self._us, us) if self.keep_maximum else us
         return self._us
 
+    @property
+    def open_calls(self) -> list[CallView]:
+        """The calls that were unfinished when :meth:`current_us` last looked."""
+        return self._frontier
+
     def of_waiting_us(self, call: CallView) -> int:
         """Return :meth:`current_us` for a call that is known to be unfinished, faster where it is the only one."""
         return self._us if self.lone is call and len(self._workflow.calls) == self._known else self.current_us()

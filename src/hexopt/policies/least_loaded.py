@@ -31,7 +31,8 @@ class LeastLoaded(BasePolicy):
         idle instances the faster one is taken.
     decode_speed
         Under load ``"time"``, the speed at which a decode instance works off its outstanding tokens: that of one call
-        ``"alone"``, or of all its calls in one ``"batch"``.
+        ``"alone"``, or of all its calls in one ``"batch"``. A full batch works off tokens fastest, so the latter
+        favours instances that are full already: good for short outputs, bad for long ones.
 
     Ties go to the lower index. Context lengths enter a decode instance's speed in the mean over its calls.
     """

@@ -81,6 +81,8 @@ class Results:
         The single run's table of calls; ``None`` for an experiment, whose runs' calls are read when needed.
     baselines
         Labels of the policies that the experiment file calls baselines.
+    across
+        A row per (cluster, load, estimate error, policy, baseline, metric): reductions averaged over traces, percent.
     failures
         A row per failed run: the columns of :data:`RUN` and ``error``.
     record
@@ -96,6 +98,7 @@ class Results:
     instances: pd.DataFrame
     calls: pd.DataFrame | None = None
     baselines: tuple[str, ...] = ()
+    across: pd.DataFrame = field(default_factory=pd.DataFrame)
     failures: pd.DataFrame = field(default_factory=pd.DataFrame)
     record: Mapping[str, Any] = field(default_factory=dict)
 
@@ -161,6 +164,7 @@ class Results:
             timing=part(self.timing),
             workflows=part(self.workflows),
             instances=part(self.instances),
+            across=part(self.across),
             failures=part(self.failures),
         )
 
@@ -241,6 +245,7 @@ def _load_experiment(folder: Path) -> Results:
         timing=timing,
         workflows=_concat(runs, "workflows.csv"),
         instances=_concat(runs, "instances.csv"),
+        across=read_table(folder / "across_traces.csv") if (folder / "across_traces.csv").is_file() else pd.DataFrame(),
         baselines=tuple(experiment.get("baselines") or ()),
         failures=failures[[*RUN, "error"]],
         record=record,

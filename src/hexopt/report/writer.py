@@ -30,6 +30,9 @@ FEW_SETS = 4
 """Sets of figures up to which the report shows all; of more, it shows the main ones and names the folder."""
 MAIN = ("overview", "req", "attainment", "breakdown", "load", "sensitivity", "timeline")
 
+BEST = "(best)"
+"""How ``across_traces.csv`` names the baseline that is best on each trace."""
+
 DIFFERENCES = ("req95", "req99", "latency_mean_s", "latency_p99_s")
 VERDICTS = {
     "better": "better",
@@ -75,6 +78,7 @@ def report_blocks(data: Results, figures: Sequence[Drawn]) -> Iterator[Block]:
     yield Grid(("what", "value"), facts(data), names=2)
     yield from _results(data)
     yield from _differences(data)
+    yield from _over_traces(data)
     yield from _winners(data)
     yield from _paper(data)
     yield Heading("Failures")
@@ -189,6 +193,35 @@ def _differences(data: Results) -> Iterator[Block]:
         caption="difference: mean over the paired seeds and its 95% interval, in percent of the best baseline's mean; "
         "negative is better. An interval that includes zero shows no difference.",
     )  # fmt: skip
+
+
+def _over_traces(data: Results) -> Iterator[Block]:
+    """Show reductions against the best baseline of each trace, averaged over traces in both ways."""
+    if data.across.empty:
+        return
+    table = data.across
+    table = table[(table["baseline"] == BEST) & table["metric"].isin(DIFFERENCES) & (table["traces"] > 1)]
+    rows = []
+    for row in table.to_dict("records"):
+        if row["policy"] in data.baselines or math.isnan(float(row["mean_of_reductions_percent"])):
+            continue
+        setting = Setting(str(row["cluster"]), "", str(row["load"]), str(row["estimate_error"]))
+        reductions = []
+        for kind in ("mean_of_reductions", "reduction_of_means"):
+            percent, low, high = (float(row[f"{kind}_{part}"]) for part in ("percent", "low", "high"))
+            interval = "" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]"
+            reductions.append(f"{percent:.1f}%{interval}")
+        rows.append((setting.title, str(row["policy"]), METRICS[row["metric"]], str(row["traces"]), *reductions))
+    if not rows:
+        return
+    yield Heading("Reductions, averaged over traces")
+    yield Grid(
+        ("setting", "policy", "metric", "traces", "mean of reductions", "reduction of means"),
+        rows,
+        names=3,
+        caption="against the baseline that is best on each trace, with 95% intervals over seeds; positive is better. "
+        "In the mean of reductions every trace counts alike, in the reduction of means those with large values more.",
+    )
 
 
 def _winners(data: Results) -> Iterator[Block]:

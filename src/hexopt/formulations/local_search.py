@@ -1,0 +1,318 @@
+"""``local-search``: placements by moves, the order on each prefill instance by rule; compiled, and good at any time.
+
+The mathematics is in ``formulations/local-search/model.md``; equation numbers here are those of that page.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+
+from hexopt.core.window import Placement, Window, WindowPlan
+from hexopt.errors import ConfigError
+from hexopt.formulations.arrays import (
+    AVAILABLE,
+    ELAPSED,
+    FLOOR,
+    HORIZON,
+    KV_BLOCKS,
+    LATENCY,
+    NIC,
+    ONE,
+    OPEN,
+    PREFILL_KV,
+    PROMPT_BLOCKS,
+    TAIL,
+    WORKFLOW,
+    Goal,
+    Ints,
+    WindowArrays,
+    arrays_of,
+    goal_of,
+)
+from hexopt.formulations.jit import Compiler
+from hexopt.formulations.objective import Objective, Value
+from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason, is_proved
+from hexopt.formulations.twin import load_kernels, plan_arrays
+
+_MOVES_A_CALL = 2_000
+"""Moves for each call of the window where the budget names no limit."""
+_TWIN_COSTS = 16
+"""Moves that one judged by the twin counts for, in a budget of iterations."""
+_FIRST_CHUNK = 32
+"""Moves before the clock is looked at for the first time."""
+_CHUNK_S = 3e-4
+"""How long to go without looking at the clock."""
+_CHECK_S_A_CALL = 2e-5
+"""What the checker takes for one call; kept back from a time limit."""
+
+
+class Search:
+    """The search on arrays, for those who have no window: start it, run it, read the champion.
+
+    Parameters
+    ----------
+    arrays
+        The window.
+    goal
+        The objective.
+    seed
+        Of the moves.
+    """
+
+    def __init__(self, arrays: WindowArrays, goal: Goal, seed: int = 0) -> None:
+        self._kernels = load_kernels()
+        self.arrays = a = arrays
+        self.goal = goal
+        n, n_p, n_d = a.wire_us.shape
+        one, is_open = a.calls[:, ONE] > 0, a.calls[:, OPEN] > 0
+        workflow = a.calls[:, WORKFLOW]
+        rest = a.wire_us + a.rules[LATENCY] + a.decode_us[:, None, :]
+        rest[one] = 0
+        ready = np.maximum(a.prefill[:, 1][:, None], a.decode[:, 0][None, :]) * a.rules[NIC]
+        horizons = a.workflows[:, HORIZON]
+        members = np.argsort(workflow, kind="stable")
+        first = np.zeros(len(horizons) + 1, np.int64)
+        np.cumsum(np.bincount(workflow, minlength=len(horizons)), out=first[1:])
+        spent = a.workflows[workflow, ELAPSED] + a.calls[:, TAIL]
+        scale = 1.0 / horizons
+        self._facts = self._kernels.Facts(
+            rest,
+            ready,
+            spent,
+            scale[workflow],
+            a.workflows[:, FLOOR] / horizons,
+            first,
+            members,
+            np.ascontiguousarray(a.decode[:, 2]),
+        )
+        self._state = self._kernels.new_state(n, n_p, n_d, len(horizons), seed)
+        choices = (a.prefill_us >= 0).sum(axis=1) * np.where(one, 1, (a.decode_us >= 0).sum(axis=1))
+        self._movable = np.flatnonzero(choices > 1)
+        kv = a.calls[:, KV_BLOCKS] * ~one
+        prompts = (a.calls[:, PROMPT_BLOCKS] * is_open)[:, None] * (a.prefill_us >= 0)
+        self._room_binds = bool(
+            (np.where(a.decode_us >= 0, kv[:, None], 0).sum(axis=0) > a.decode[:, 1]).any()
+            or (a.rules[PREFILL_KV] and (prompts.sum(axis=0) > a.prefill[:, 2]).any())
+        )
+        # Equation (2), over all pairs at once.
+        end = np.where(is_open[:, None], a.prefill[:, 0] + a.prefill_us, a.calls[:, AVAILABLE][:, None])
+        done = np.where(one[:, None, None], end[:, :, None], np.maximum(end[:, :, None], ready) + rest)
+        may = (a.prefill_us >= 0)[:, :, None] & (a.decode_us >= 0)[:, None, :]
+        earliest = np.where(may, done, np.iinfo(np.int64).max // 4).reshape(n, -1).min(axis=1, initial=2**62)
+        self.least_ends_us: Ints = a.workflows[:, FLOOR].copy()
+        """Shape (W,): a lower bound on when each workflow is done, µs after its arrival."""
+        np.maximum.at(self.least_ends_us, workflow, spent + earliest)
+        value = np.empty(2)
+        self._kernels.objective_of(self.least_ends_us / horizons, goal, value)
+        self.bound = Value(float(value[0]), float(value[1]))
+        """The single-call bound on the objective and on the sum of ratios."""
+        self.trajectory: list[tuple[float, float]] = []
+        self.on_twin = False
+        """Whether the last part of the search was done on the twin."""
+
+    def start(self, hint: tuple[Ints, Ints, Ints] | None = None) -> bool:
+        """Start from the better of a plan (prefill, decode, place in the order) and a greedy construction.
+
+        Return whether there is any plan; if not, no placement keeps the caps.
+        """
+        k, a, f, s = self._kernels, self.arrays, self._facts, self._state
+        limit = {0: self.bound.objective, 1: np.inf}.get(self.goal.kind, self.goal.alpha)
+        found = False
+        if hint is not None and k.take(a, f, s, hint[0], hint[1]):
+            k.offer(a, self.goal, s, hint[0], hint[1], hint[2])
+            k.settle(a, f, self.goal, s, limit)
+            k.keep(s)
+            found = True
+            best = tuple(s.value)
+        if k.construct(a, f, s):
+            k.settle(a, f, self.goal, s, limit)
+            if not found or tuple(s.value) < best:
+                k.keep(s)
+            found = True
+        elif not found:
+            return False
+        k.judge_best(a, self.goal, s)
+        s.numbers[k.STALL] = 2**40  # so that it begins from the best
+        return True
+
+    def run(self, moves: int | None, until: float | None = None, zero: float = 0.0) -> StopReason:
+        """Search for so many moves, or until the clock (``time.perf_counter``) says so, whichever is first.
+
+        ``zero`` is the clock at the start of the solution, for the trajectory.
+        """
+        begin = time.perf_counter()
+        self._note(begin - zero)
+        if self._proved():
+            return StopReason.PROVED
+        if not len(self._movable) and not self._room_binds and not self.arrays.rules[NIC]:
+            return StopReason.COMPLETE
+        share = 2 / 3
+        first_moves = None if moves is None else max(1, int(moves * share))
+        first_until = None if until is None else begin + (until - begin) * share
+        reason, left = self._go(False, first_moves, first_until, zero)
+        if reason is StopReason.PROVED:
+            return reason
+        s = self._state
+        self._kernels.judge_best(self.arrays, self.goal, s)
+        self.on_twin = s.champion_value[0] > s.best_value[0] * (1 + 1e-12) or (
+            s.champion_value[1] > s.best_value[1] * (1 + 1e-12) and s.champion_value[0] >= s.best_value[0]
+        )
+        more = None if moves is None or first_moves is None else moves - first_moves + left
+        reason, _ = self._go(self.on_twin, more, until, zero)
+        if not self.on_twin and self._kernels.judge_best(self.arrays, self.goal, s):
+            self._note(time.perf_counter() - zero)
+        return reason
+
+    def _go(self, twin: bool, moves: int | None, until: float | None, zero: float) -> tuple[StopReason, int]:
+        """Search in chunks; return why it stopped and the moves that are left of those allowed."""
+        k, a, f, s = self._kernels, self.arrays, self._facts, self._state
+        cost = _TWIN_COSTS if twin else 1
+        left = None if moves is None else moves // cost
+        chunk = max(2, _FIRST_CHUNK // (cost * (20 if Compiler.plain else 1)))
+        if until is None:
+            chunk = 4096 // cost
+        clock = time.perf_counter()
+        fresh = True
+        while True:
+            if left is not None and left <= 0:
+                return StopReason.WORK_LIMIT, 0
+            if until is not None and clock >= until:
+                return StopReason.TIME_LIMIT, left or 0
+            count = chunk if left is None else min(chunk, left)
+            before = int(s.numbers[k.INCUMBENTS])
+            if twin:
+                k.walk_on_twin(a, f, self.goal, s, self._movable_or_all(), count, fresh)
+            elif len(self._movable):
+                k.walk(a, f, self.goal, s, self._movable, self.bound.objective, count, self._room_binds)
+            else:
+                return StopReason.COMPLETE, 0
+            fresh = False
+            if left is not None:
+                left -= count
+            now = time.perf_counter()
+            if until is not None:
+                rate = max(now - clock, 1e-7) / count
+                chunk = int(max(1, min(4 * chunk, _CHUNK_S / rate, (until - now) / rate + 1)))
+            clock = now
+            if int(s.numbers[k.INCUMBENTS]) > before:
+                if not twin and not self._room_binds:
+                    k.judge_best(a, self.goal, s)
+                self._note(now - zero)
+                if self._proved():
+                    return StopReason.PROVED, left or 0
+
+    def _movable_or_all(self) -> Ints:
+        return self._movable if len(self._movable) else np.arange(len(self.arrays.calls))
+
+    def _proved(self) -> bool:
+        """Say whether both the objective and the sum are at their bounds: there is nothing left to gain."""
+        value = self._state.champion_value
+        return bool((value <= np.array(self.bound) * (1 + 1e-12)).all())
+
+    def _note(self, at: float) -> None:
+        value = float(self._state.champion_value[0])
+        if value < 1e17 and (not self.trajectory or value < self.trajectory[-1][1]):
+            self.trajectory.append((at, value))
+
+    @property
+    def champion(self) -> tuple[Ints, Ints, Ints]:
+        """The best plan: prefill, decode, and place in the order of priorities, of each call."""
+        s = self._state
+        return s.champion_p, s.champion_d, s.champion_rank
+
+    @property
+    def value(self) -> Value:
+        """The twin's word on the champion; above 10¹⁸ if a call is never done."""
+        top, total = self._state.champion_value
+        return Value(float(top), float(total))
+
+    @property
+    def moves(self) -> int:
+        """How many moves were made."""
+        return int(self._state.numbers[self._kernels.MOVES])
+
+
+class LocalSearch:
+    """Anytime local search over placements.
+
+    With a budget of ``iterations`` (moves) the answer depends on nothing but window, objective, hint, seed and that
+    number. Without any limit it makes 2,000 moves for each call.
+    """
+
+    name: ClassVar[str] = "local-search"
+
+    def __init__(self) -> None:
+        load_kernels()  # here, so that no solution waits for it
+
+    def solve(
+        self, window: Window, objective: Objective, budget: Budget, hint: WindowPlan | None = None
+    ) -> SolveResult:
+        """Search from the better of the hint and a greedy construction."""
+        zero = time.perf_counter()
+        notes = ["plain Python, Numba is missing or cannot keep what it compiles"] if Compiler.plain else []
+        if budget.deterministic is not None:
+            notes.append("it has no deterministic units, use iterations")
+        kept = Incumbents(window, objective)
+        arrays = arrays_of(window)
+
+        def answer(status: Status, reason: StopReason, note: str = "", **more: Any) -> SolveResult:
+            return SolveResult(
+                self.name,
+                objective,
+                status,
+                reason,
+                kept.plan,
+                kept.value,
+                note="; ".join([*notes, note] if note else notes),
+                **more,
+            )
+
+        if arrays is None:
+            kept.offer(hint)
+            return answer(Status.MODEL_INVALID, StopReason.ERROR, "sums of the window's times could exceed 2**61 µs")
+        search = Search(arrays, goal_of(objective, len(window.workflows)), budget.seed)
+        bound = objective.value(window, search.least_ends_us.tolist()).objective
+        usable = hint if hint is not None and len(hint) == len(window.calls) else None
+        started = search.start(None if usable is None else plan_arrays(window, usable))
+        build_s = time.perf_counter() - zero
+        if not started:
+            return answer(
+                Status.INFEASIBLE,
+                StopReason.PROVED,
+                "more calls than the decode instances may be sent",
+                build_s=build_s,
+            )
+        moves, until = budget.iterations, None
+        if budget.time_limit_s is not None:
+            reserve = min(_CHECK_S_A_CALL * len(window.calls), budget.time_limit_s / 3)
+            until = zero + budget.time_limit_s - reserve
+        unlimited = moves is None and until is None
+        if unlimited:
+            moves = _MOVES_A_CALL * max(1, len(window.calls))
+        reason = search.run(moves, until, zero)
+        if unlimited and reason is StopReason.WORK_LIMIT:
+            reason = StopReason.COMPLETE
+        kept.offer(champion_plan(search))
+        if kept.plan is None:
+            status = Status.NO_INCUMBENT
+        else:
+            status = Status.OPTIMAL if is_proved(kept.value, bound) else Status.FEASIBLE
+        return answer(
+            status,
+            reason,
+            bound=bound,
+            model_objective=search.value.objective if kept.plan is not None else None,
+            build_s=build_s,
+            solve_s=time.perf_counter() - zero - build_s,
+            trajectory=tuple(search.trajectory),
+            facts={"moves": search.moves, "on_twin": search.on_twin},
+        )
+
+
+def champion_plan(search: Search) -> WindowPlan:
+    """Return the champion as placements."""
+    p, d, rank = (x.tolist() for x in search.champion)
+    return tuple(Placement(i, e, float(r)) for i, e, r in zip(p, d, rank, strict=True))

@@ -1,0 +1,134 @@
+"""``learned``: what followed calls like this one, by the facts that a router sees.
+
+Nearest neighbours: of all calls of the application in workflows that have ended, those whose facts are most like the
+call's. A fact counts by how far it goes with what followed (its rank correlation), so that one which says nothing in an
+application adds no noise there. The neighbours' own tails are the forecast, quantiles and all: where facts say little,
+they spread as far as those of the whole application.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hexopt.core.cluster import Cluster
+from hexopt.core.protocols import NO_TAIL, LatencyModel, Tail
+from hexopt.core.view import CallView, View
+from hexopt.core.workflow import Trace
+from hexopt.latency.alone import Alone
+from hexopt.policies.forecast.lessons import Facts, Lesson, Lessons, as_log, tail_of_examples
+
+Floats = NDArray[np.float64]
+
+NEIGHBOURS = 48
+LEAST_WORKFLOWS = 8
+"""Below so many ended workflows of the application nothing is foretold."""
+MOST_EXAMPLES = 8192
+"""Of an application; the oldest workflows are forgotten first."""
+LEAST_WEIGHT = 0.08
+"""Facts whose rank correlation with what followed is below this are taken to say nothing."""
+
+
+class Learned:
+    """Learns from a training trace, if there is one, and from workflows that end in the run.
+
+    Parameters
+    ----------
+    training
+        Workflows of the past; not those that are to be forecast.
+    neighbours
+        How many like calls make a forecast.
+    """
+
+    name = "learned"
+
+    def __init__(self, training: Trace | None = None, neighbours: int = NEIGHBOURS) -> None:
+        self._training = training
+        self._neighbours = neighbours
+
+    def reset(self, cluster: Cluster, latency: LatencyModel) -> None:
+        """Forget what was learnt in a run, and learn from the training trace."""
+        alone = Alone(cluster, latency)
+        self._lessons = Lessons(alone)
+        self._apps: dict[str, _App] = {}
+        for i, workflow in enumerate(self._training.workflows if self._training is not None else ()):
+            self._learn(self._lessons.lesson(as_log(workflow, -1 - i, alone)))
+
+    def look(self, view: View) -> None:
+        """Learn from workflows that ended."""
+        for lesson in self._lessons.look(view):
+            self._learn(lesson)
+
+    def tail(self, call: CallView) -> Tail:
+        """Return what followed the calls most like this one."""
+        app = self._apps.get(call.workflow.app)
+        if app is None or len(app) < LEAST_WORKFLOWS:
+            return NO_TAIL
+        return app.tail(self._lessons.reader.facts(call), self._neighbours)
+
+    def _learn(self, lesson: Lesson) -> None:
+        self._apps.setdefault(lesson.app, _App()).learn(lesson)
+
+
+class _App:
+    """The calls of one application in workflows that have ended."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, list[tuple[Facts, int]]] = {}
+        self._count = 0
+        self._fitted = 0
+        self._facts: Floats = np.empty((0, len(Facts._fields)))
+        self._tails: NDArray[np.int64] = np.empty(0, np.int64)
+        self._scale: Floats = np.empty(0)
+        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def learn(self, lesson: Lesson) -> None:
+        self._count -= len(self._rows.pop(lesson.workflow, ()))
+        self._rows[lesson.workflow] = lesson.rows
+        self._count += len(lesson.rows)
+        while self._count > MOST_EXAMPLES and len(self._rows) > 1:
+            self._count -= len(self._rows.pop(next(iter(self._rows))))
+
+    def tail(self, facts: Facts, neighbours: int) -> Tail:
+        # Fitting costs a pass over all examples; so it is done whenever they have grown by an eighth.
+        if not self._fitted or not 8 * self._count < 9 * self._fitted or 8 * self._count < 7 * self._fitted:
+            self._fit()
+        far = np.abs(self._facts - _as_row(facts) * self._scale)
+        distance = np.square(far).sum(axis=1)
+        k = min(neighbours, len(distance))
+        # Of equal distances, those learnt first: the answer must not depend on the selection algorithm.
+        within = np.partition(distance, k - 1)[k - 1]
+        near = np.flatnonzero(distance <= within)
+        return tail_of_examples(sorted(self._tails[near].tolist()))
+
+    def _fit(self) -> None:
+        rows = [row for rows in self._rows.values() for row in rows]
+        self._fitted = self._count
+        self._tails = np.array([us for _, us in rows], np.int64)
+        facts = np.array([_as_row(f) for f, _ in rows])
+        spread = facts.std(axis=0)
+        weight = np.array([_rank_correlation(facts[:, j], self._tails) for j in range(facts.shape[1])])
+        self._scale = np.where((spread > 0) & (weight >= LEAST_WEIGHT), weight / np.where(spread > 0, spread, 1.0), 0.0)
+        self._facts = facts * self._scale
+
+
+def _as_row(facts: Facts) -> Floats:
+    return np.log1p(np.maximum(0.0, np.array(facts, np.float64)))
+
+
+def _rank_correlation(x: Floats, y: NDArray[np.int64]) -> float:
+    """Return the absolute rank correlation, ranks of equal values averaged; 0 where one of them does not vary."""
+    a, b = _ranks(x), _ranks(y)
+    a -= a.mean()
+    b -= b.mean()
+    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return abs(float((a * b).sum())) / norm if norm > 0 else 0.0
+
+
+def _ranks(values: NDArray[np.float64] | NDArray[np.int64]) -> Floats:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts - 1) / 2)[inverse].astype(np.float64)

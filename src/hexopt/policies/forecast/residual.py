@@ -1,0 +1,47 @@
+"""``app-residual``: what followed calls of the application, in the mean over all its calls, wherever they stood."""
+
+from __future__ import annotations
+
+from bisect import insort
+
+from hexopt.core.cluster import Cluster
+from hexopt.core.protocols import NO_TAIL, LatencyModel, Tail
+from hexopt.core.view import CallView, View
+from hexopt.latency.alone import Alone
+from hexopt.policies.forecast.lessons import Lesson, Lessons, tail_of_examples
+
+
+class AppResidual:
+    """Learns from workflows that ended in the run; knows nothing of an application before its first."""
+
+    name = "app-residual"
+
+    def reset(self, cluster: Cluster, latency: LatencyModel) -> None:
+        """Forget everything."""
+        self._lessons = Lessons(Alone(cluster, latency))
+        self._seen: dict[str, list[int]] = {}
+        self._of: dict[int, list[int]] = {}
+        self._tails: dict[str, Tail] = {}
+
+    def look(self, view: View) -> None:
+        """Learn from workflows that ended."""
+        for lesson in self._lessons.look(view):
+            self._learn(lesson)
+
+    def _learn(self, lesson: Lesson) -> None:
+        examples = self._seen.setdefault(lesson.app, [])
+        for us in self._of.pop(lesson.workflow, ()):
+            examples.remove(us)
+        own = self._of[lesson.workflow] = [us for _, us in lesson.rows]
+        for us in own:
+            insort(examples, us)
+        self._tails.pop(lesson.app, None)
+
+    def tail(self, call: CallView) -> Tail:
+        """Return the mean and the quantiles of what followed any call of the application."""
+        app = call.workflow.app
+        tail = self._tails.get(app)
+        if tail is None:
+            examples = self._seen.get(app)
+            tail = self._tails[app] = tail_of_examples(examples) if examples else NO_TAIL
+        return tail
