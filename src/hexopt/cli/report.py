@@ -11,10 +11,15 @@ from hexopt.cli.plot import check_formats
 def report_folder(folder: Path, out: Path | None, formats: list[str]) -> None:
     """Write ``report.md``, ``report.html`` and the figures of ``folder``, and print the paths of the two."""
     check_formats(formats)
-    from hexopt.report.data import load_results
-    from hexopt.report.writer import write_report
+    from hexopt.report.solvers import is_solves_folder, load_solves, write_solver_report
 
-    written = write_report(load_results(folder), out or folder, formats)
+    if is_solves_folder(folder):
+        written = write_solver_report(load_solves(folder), out or folder, formats)
+    else:
+        from hexopt.report.data import load_results
+        from hexopt.report.writer import write_report
+
+        written = write_report(load_results(folder), out or folder, formats)
     for path in written[:2]:
         line(str(path))
     if len(written) > 2:

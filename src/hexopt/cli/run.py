@@ -12,7 +12,12 @@ def run_and_report(
 ) -> int:
     """Run what has no result yet, print the table, write the figures; return the exit status."""
     from hexopt.experiments import Progress, load_config, run_experiment
+    from hexopt.experiments.solver_config import is_solver_study
 
+    if is_solver_study(experiment):
+        from hexopt.cli.compare import compare_solvers
+
+        return compare_solvers(experiment, out, jobs, dask=dask, fresh=fresh)
     config = load_config(experiment)
     with progress(config.name, "runs", remaining=False) as show:
 

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -73,15 +73,20 @@ Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_names)]
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
+    """A table of an experiment file: strict, and never changed."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Checked = TypeVar("Checked", bound=Table)
 
 
 Options = dict[str, Annotated[OptionValue, BeforeValidator(_finite)]]
 Label = Annotated[str, Field(pattern=r"^[^/\\]*$", max_length=60)]
 
 
-class PolicyEntry(_Table):
+class PolicyEntry(Table):
     """One ``[[policies]]`` table: a policy's name, the label it goes by in the results, its options.
 
     ``predictor`` is what this policy is given output lengths by, instead of the experiment's.
@@ -98,7 +103,7 @@ class PolicyEntry(_Table):
         return self.label or self.name
 
 
-class TraceEntry(_Table):
+class TraceEntry(Table):
     """One ``[[traces]]`` table: a file, or a generator and what it is to draw.
 
     ``trace_seed`` fixes the generated trace; without it every seed of the study draws its own. ``workflows``,
@@ -135,7 +140,7 @@ class TraceEntry(_Table):
         return self.name or (self.generate or re.sub(r"\.jsonl(\.gz)?$", "", Path(str(self.file)).name))
 
 
-class OutputEntry(_Table):
+class OutputEntry(Table):
     """The ``[output]`` table: where results go, what is kept of each run, how tables and figures are written."""
 
     folder: str = ""
@@ -144,7 +149,7 @@ class OutputEntry(_Table):
     formats: Annotated[tuple[Literal["png", "svg"], ...], BeforeValidator(_names)] = ("png", "svg")
 
 
-class ExperimentConfig(_Table):
+class ExperimentConfig(Table):
     """A grid of runs: clusters × traces × loads × estimate errors × policies × seeds.
 
     Attributes
@@ -274,21 +279,37 @@ def load_config(path: str | Path) -> ExperimentConfig:
         The file cannot be read, is no TOML, or breaks a rule; the message names file, key, value, rule and remedy.
     """
     path = Path(path)
+    data = read_toml(path)
+    return parse_config(data, str(path), path.parent)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what an experiment file says, unchecked.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read or is no TOML.
+    """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}, an experiment file is needed, check the path") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text, an experiment file is TOML, check the path") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {_one_line(str(error))}, an experiment file is TOML, mend that line") from None
-    return parse_config(data, str(path), path.parent)
 
 
 def parse_config(data: Mapping[str, Any], source: str, folder: Path) -> ExperimentConfig:
     """Check an experiment given as plain data; ``source`` names it in errors, ``folder`` is where paths start."""
+    return parse_model(ExperimentConfig, data, source, folder)
+
+
+def parse_model(model: type[Checked], data: Mapping[str, Any], source: str, folder: Path) -> Checked:
+    """Check plain data against a model that has ``schema_version`` and a ``folder`` to be filled in."""
     if "folder" in data:
-        raise ConfigError(_unknown_key(source, ("folder",)))
+        raise ConfigError(_unknown_key(source, ("folder",), model))
     version = data.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION or isinstance(version, bool):
         raise ConfigError(
@@ -296,11 +317,11 @@ def parse_config(data: Mapping[str, Any], source: str, folder: Path) -> Experime
             "update hexopt or the file"
         )
     try:
-        return ExperimentConfig.model_validate({**data, "folder": folder})
+        return model.model_validate({**data, "folder": folder})
     except ValidationError as error:
         # The first complaint is enough for one line; an unknown key usually explains a missing one, so it goes first.
         details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-        raise ConfigError(_explain(source, details[0])) from None
+        raise ConfigError(_explain(source, details[0], model)) from None
 
 
 _RULES = {
@@ -317,12 +338,12 @@ _RULES = {
 """What pydantic's complaints are called in an experiment file."""
 
 
-def _explain(source: str, detail: Any) -> str:
+def _explain(source: str, detail: Any, model: type[BaseModel]) -> str:
     """Say a pydantic complaint in hexopt's four parts."""
     loc, kind, value = detail["loc"], detail["type"], detail["input"]
     where = _where(loc)
     if kind == "extra_forbidden":
-        return _unknown_key(source, loc)
+        return _unknown_key(source, loc, model)
     if kind == "missing":
         return f"{source}: {where}: it is missing, every experiment states it, add {loc[-1]} = …"
     if kind == "value_error" and not loc:
@@ -341,16 +362,20 @@ def _explain(source: str, detail: Any) -> str:
     return f"{source}: {where}: {shown} found, {_one_line(rule)}, correct it"
 
 
-def _unknown_key(source: str, loc: tuple[int | str, ...]) -> str:
-    model: type[BaseModel] = ExperimentConfig
-    if loc[0] == "policies" and len(loc) > 2:
-        model = PolicyEntry
-    elif loc[0] == "traces" and len(loc) > 2:
-        model = TraceEntry
-    elif loc[0] == "output" and len(loc) > 1:
-        model = OutputEntry
-    known = [name for name in model.model_fields if not (model is ExperimentConfig and name == "folder")]
+def _unknown_key(source: str, loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    found = model
+    for part in loc[:-1]:
+        if isinstance(part, str):
+            found = _table_of(found.model_fields[part].annotation) or found
+    known = [name for name in found.model_fields if not (found is model and name == "folder")]
     return f"{source}: {_where(loc)}: unknown key, {suggest(str(loc[-1]), known)}; rename or remove it"
+
+
+def _table_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the table that a field holds, or that it holds a list of; ``None`` for plain values."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((table for part in get_args(annotation) if (table := _table_of(part)) is not None), None)
 
 
 def _where(loc: tuple[int | str, ...]) -> str:

@@ -33,6 +33,7 @@ _TOLD = 6
 """So many changed keys are named; a message is one line."""
 
 _OWN = (NAME, "runs", "failed", "runs.csv", "runs.parquet", "summary.csv", "across_traces.csv", "timing.csv")
+_OWN_SOLVES = ("solves.csv", "solver_summary.csv", "solver_by_regime.csv", "study.json")
 _OWN_REPORTS = ("experiment.json", "summary.md", "figures")
 
 
@@ -223,7 +224,7 @@ def clear(folder: Path) -> None:
         with suppress(OSError):  # no ledger, or one that cannot be read: it goes like the rest
             _lock(stack.enter_context(path.open("rb")), path)
         # The ledger goes last: without it the rest would be nobody's.
-        for name in reversed((*_OWN, *_OWN_REPORTS)):
+        for name in reversed((*_OWN, *_OWN_SOLVES, *_OWN_REPORTS)):
             path = folder / name
             try:
                 if path.is_dir() and not path.is_symlink():
