@@ -32,7 +32,7 @@ from tests.formulations.brute import best_value, random_plan
 from tests.formulations.windows import REGIMES, random_window
 
 OBJECTIVES = [parse_objective(t) for t in ("bottleneck", "sum", "hinge:1.2", "hinge:0.8,give_up=0.4", "late:1.1")]
-AMPLE = Budget(deterministic=1.0)
+AMPLE = Budget(deterministic=0.05)
 
 
 def two_calls(**changes: Any) -> Window:
