@@ -125,7 +125,7 @@ class _CbcBackend:
                 return Answer(StopReason.ERROR, note=f"CBC failed: {error}")
             told = log.read_text(errors="replace")
         took = time.perf_counter() - begin
-        if problem.status == pulp.LpStatusInfeasible:
+        if problem.status == pulp.LpStatusInfeasible and "Stopped on" not in told:
             return Answer(StopReason.PROVED, infeasible=True)
         proved = problem.sol_status == pulp.LpSolutionOptimal
         bound = re.search(r"^Lower bound:\s+(\S+)", told, re.M)
