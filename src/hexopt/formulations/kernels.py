@@ -646,6 +646,87 @@ def construct(a: WindowArrays, f: Facts, s: State) -> bool:
 
 
 @jit
+def construct_with_room(a: WindowArrays, f: Facts, s: State, rank: Ints) -> bool:
+    """As :func:`construct`, but a call without room waits for those that are done first; equation (8).
+
+    ``rank`` is filled with the order of placing. Return whether all could be placed, which proves nothing if not.
+    """
+    n, n_p, n_d = len(a.calls), len(a.prefill), len(a.decode)
+    free, room = a.prefill[:, 0].copy(), a.decode[:, 1].copy()
+    leave = np.empty((n_d, n + len(a.releases), 2), np.int64)
+    count = np.zeros(n_d, np.int64)
+    for k in range(len(a.releases)):
+        _add_leaver(leave, count, a.releases[k, 1], a.releases[k, 0], a.releases[k, 2])
+    pairs = np.full((n, 3), -1, np.int64)
+    placed = np.zeros(n, np.int64)
+    fresh = np.zeros(n, np.int64)
+    s.used[:] = 0
+    s.count[:] = 0
+    for turn in range(n):
+        chosen, risk = -1, -1.0
+        for c in range(n):
+            if placed[c]:
+                continue
+            if not fresh[c]:
+                fresh[c] = 1
+                pairs[c, 1] = -1
+                if a.calls[c, ONE]:
+                    _find_pair(a, f, s.used, free, c, pairs[c])
+                else:
+                    for e in range(n_d):
+                        if a.decode_us[c, e] < 0 or (a.calls[c, OPEN] and s.used[e] >= f.cap[e]):
+                            continue
+                        when, need = 0, a.calls[c, KV_BLOCKS] - room[e]
+                        for k in range(count[e]):
+                            if need <= 0:
+                                break
+                            need -= leave[e, k, 1]
+                            when = leave[e, k, 0]
+                        if need > 0:
+                            continue
+                        for i in range(n_p):
+                            if a.prefill_us[c, i] < 0:
+                                continue
+                            end = free[i] + a.prefill_us[c, i] if a.calls[c, OPEN] else a.calls[c, AVAILABLE]
+                            us = max(end, f.ready_us[i, e], when) + f.rest_us[c, i, e]
+                            if pairs[c, 1] < 0 or us < pairs[c, 0]:
+                                pairs[c, 0], pairs[c, 1], pairs[c, 2] = us, i, e
+                if pairs[c, 1] < 0:
+                    return False
+            ratio = (f.spent_us[c] + pairs[c, 0]) * f.scale[c]
+            if ratio > risk:
+                chosen, risk = c, ratio
+        c = chosen
+        us, i, e = pairs[c]
+        placed[c] = 1
+        rank[c] = turn
+        s.p[c], s.d[c] = i, e
+        if a.calls[c, OPEN]:
+            s.rows[i, s.count[i]] = c
+            s.count[i] += 1
+            free[i] += a.prefill_us[c, i]
+        if not a.calls[c, ONE]:
+            s.used[e] += a.calls[c, OPEN]
+            room[e] -= a.calls[c, KV_BLOCKS]
+            _add_leaver(leave, count, e, us, a.calls[c, KV_BLOCKS])
+        for b in range(n):
+            if pairs[b, 1] == i or pairs[b, 2] == e:
+                fresh[b] = 0
+    return True
+
+
+@jit
+def _add_leaver(leave: Ints, count: Ints, e: int, when: int, blocks: int) -> None:
+    """Add to the table of who leaves an instance, in order of time."""
+    k = count[e]
+    count[e] += 1
+    while k > 0 and leave[e, k - 1, 0] > when:
+        leave[e, k] = leave[e, k - 1]
+        k -= 1
+    leave[e, k, 0], leave[e, k, 1] = when, blocks
+
+
+@jit
 def take(a: WindowArrays, f: Facts, s: State, p: Ints, d: Ints) -> bool:
     """Start from the instances of a plan (``d`` −1 for a call without decode); return whether it keeps the rules."""
     s.used[:] = 0
@@ -828,99 +909,175 @@ def _propose(a: WindowArrays, f: Facts, s: State, movable: Ints, first: int, mov
     return True
 
 
-@inlined
-def _outside(a: WindowArrays, f: Facts, s: State, c: int) -> float:
-    """Return the ratio that the workflow of a call has without it."""
-    w = a.calls[c, WORKFLOW]
-    top = f.floor[w]
-    for h in range(f.first[w], f.first[w + 1]):
-        if f.members[h] != c:
-            top = max(top, s.ratio[f.members[h]])
-    return top  # type: ignore[no-any-return]
+class Guide(NamedTuple):
+    """What the estimates of :func:`_promising` need to know of the present placement."""
+
+    weight: Floats
+    """Shape (N,): what a delay of a call costs, per µs; nothing if another call or a floor decides its workflow."""
+    outside: Floats
+    """Shape (N,): the ratio that the workflow has without the call."""
+    gain: Floats
+    """Shape (N,): what the sum of ratios loses if the call is taken out of its line."""
+
+
+@jit
+def _look_around(a: WindowArrays, f: Facts, s: State, guide: Guide) -> None:
+    """Fill in the guide."""
+    for w in range(len(f.floor)):
+        # The two largest of the workflow; a call's outside is the largest of the others.
+        first, second = f.floor[w], f.floor[w]
+        who = -1
+        for h in range(f.first[w], f.first[w + 1]):
+            r = s.ratio[f.members[h]]
+            if r > first:
+                first, second, who = r, first, f.members[h]
+            elif r > second:
+                second = r
+        for h in range(f.first[w], f.first[w + 1]):
+            c = f.members[h]
+            guide.outside[c] = second if c == who else first
+            guide.weight[c] = f.scale[c] if c == who else 0.0
+    for i in range(len(a.prefill)):
+        behind = 0.0
+        for k in range(s.count[i] - 1, -1, -1):
+            c = s.rows[i, k]
+            guide.gain[c] = max(guide.outside[c], s.ratio[c]) + behind * a.prefill_us[c, i]
+            behind += guide.weight[c]
 
 
 @inlined
-def _weight(a: WindowArrays, f: Facts, s: State, c: int) -> float:
-    """Return what a delay of a call costs: nothing if another call or a floor decides its workflow."""
-    return f.scale[c] if s.ratio[c] * _CLOSE >= s.relaxed[a.calls[c, WORKFLOW]] else 0.0  # type: ignore[no-any-return]
+def _insertion(
+    prefill_us: Ints,
+    rows: Ints,
+    n: int,
+    end: int,
+    weight: Floats,
+    c: int,
+    j: int,
+    rest: int,
+    ready: int,
+    scale: float,
+    without: int,
+    outside: float,
+) -> float:
+    """Return what a call adds to the sum of ratios at its best place in the line of j, which ends at ``end``.
 
-
-@inlined
-def _insertion(a: WindowArrays, f: Facts, s: State, c: int, j: int, e: int, without: int, outside: float) -> float:
-    """Return what a call adds to the sum of ratios at its best place in the present line of j, one call left out."""
-    n = s.count[j]
-    end = s.end_us[s.rows[j, n - 1]] if n > 0 else a.prefill[j, 0]
+    One call of the line is left out. Plain arrays, because what a kernel is given as a tuple is copied at each call.
+    """
+    mine = prefill_us[c, j]
     if without >= 0:
-        end -= a.prefill_us[without, j]
-    mine = a.prefill_us[c, j]
-    rest = f.spent_us[c] + f.rest_us[c, j, e]
-    ready = 0 if a.calls[c, ONE] else f.ready_us[j, e]
+        end -= prefill_us[without, j]
     behind = 0.0
-    best = max(outside, (rest + max(end + mine, ready)) * f.scale[c])
+    last = end + mine
+    best = max(outside, (rest + (last if last > ready else ready)) * scale)
     for k in range(n - 1, -1, -1):
-        g = s.rows[j, k]
+        g = rows[j, k]
         if g == without:
             continue
-        behind += _weight(a, f, s, g) * mine
-        if behind >= best:
-            break
-        end -= a.prefill_us[g, j]
-        best = min(best, behind + max(outside, (rest + max(end + mine, ready)) * f.scale[c]))
+        behind += weight[g] * mine
+        last -= prefill_us[g, j]
+        here = (rest + (last if last > ready else ready)) * scale
+        if here < outside:
+            here = outside
+        if behind + here < best:
+            best = behind + here
     return best
 
 
 @inlined
-def _removal(a: WindowArrays, f: Facts, s: State, c: int, outside: float) -> float:
-    """Return what the sum of ratios loses if a call is taken out of its line."""
-    i = s.p[c]
-    behind = 0.0
-    for k in range(s.count[i] - 1, -1, -1):
-        if s.rows[i, k] == c:
-            break
-        behind += _weight(a, f, s, s.rows[i, k])
-    return max(outside, s.ratio[c]) + behind * a.prefill_us[c, i]  # type: ignore[no-any-return]
+def _line_end(rows: Ints, count: Ints, end_us: Ints, prefill: Ints, j: int) -> int:
+    return end_us[rows[j, count[j] - 1]] if count[j] > 0 else prefill[j, 0]  # type: ignore[no-any-return]
 
 
-@inlined
-def _promising(a: WindowArrays, f: Facts, s: State, movable: Ints, move: Ints) -> bool:
-    """Fill ``move`` with the best of many moves of one call by a quick estimate; return whether it promises anything."""
+@jit
+def _promising(a: WindowArrays, f: Facts, s: State, guide: Guide, movable: Ints, move: Ints) -> bool:
+    """Fill ``move`` with the best of many moves of one call by a quick estimate; return whether it promises anything.
+
+    Equation (7): calls are inserted into, and taken out of, present lines.
+    """
     numbers = s.numbers
     c = movable[_draw(numbers, len(movable))]
     if not a.calls[c, OPEN]:
         return False
+    prefill_us, rows, count, end_us, weight = a.prefill_us, s.rows, s.count, s.end_us, guide.weight
     i, e = s.p[c], s.d[c]
     one = a.calls[c, ONE] > 0
-    outside = _outside(a, f, s, c)
-    gain = _removal(a, f, s, c, outside)
+    gain = guide.gain[c]
     best = -1e-9 * gain
     found = False
     move[3] = -1
     if _draw(numbers, 3) > 0:
         for j in range(len(a.prefill)):
-            if a.prefill_us[c, j] < 0 or j == i:
+            if prefill_us[c, j] < 0 or j == i:
                 continue
-            to = e if one else _best_decode(a, f, s.used, c, j, 0, e)
-            change = _insertion(a, f, s, c, j, to, -1, outside) - gain
+            to, us = e, 0
+            if not one:
+                us = f.rest_us[c, j, e]
+                for g in range(len(a.decode)):
+                    if a.decode_us[c, g] >= 0 and f.rest_us[c, j, g] < us and s.used[g] < f.cap[g]:
+                        to, us = g, f.rest_us[c, j, g]
+            change = -gain + _insertion(
+                prefill_us,
+                rows,
+                count[j],
+                _line_end(rows, count, end_us, a.prefill, j),
+                weight,
+                c,
+                j,
+                f.spent_us[c] + us,
+                0 if one else f.ready_us[j, to],
+                f.scale[c],
+                -1,
+                guide.outside[c],
+            )
             if change < best:
                 best, found = change, True
                 move[0], move[1], move[2] = c, j, to
         return found
     j = _draw(numbers, len(a.prefill))
-    if j == i or a.prefill_us[c, j] < 0:
+    if j == i or prefill_us[c, j] < 0:
         return False
-    for k in range(s.count[j]):
-        b = s.rows[j, k]
-        if a.prefill_us[b, i] < 0:
+    end_i = _line_end(rows, count, end_us, a.prefill, i)
+    end_j = _line_end(rows, count, end_us, a.prefill, j)
+    for k in range(count[j]):
+        b = rows[j, k]
+        if prefill_us[b, i] < 0:
             continue
         g = s.d[b]
         to, other = e, g
-        if not one and not a.calls[b, ONE] and a.decode_us[c, g] >= 0 and a.decode_us[b, e] >= 0:
+        single = a.calls[b, ONE] > 0
+        if not one and not single and a.decode_us[c, g] >= 0 and a.decode_us[b, e] >= 0:
             stay = f.rest_us[c, j, e] * f.scale[c] + f.rest_us[b, i, g] * f.scale[b]
             if f.rest_us[c, j, g] * f.scale[c] + f.rest_us[b, i, e] * f.scale[b] < stay:
                 to, other = g, e
-        without = _outside(a, f, s, b)
-        change = _insertion(a, f, s, c, j, to, b, outside) - gain
-        change += _insertion(a, f, s, b, i, other, c, without) - _removal(a, f, s, b, without)
+        change = _insertion(
+            prefill_us,
+            rows,
+            count[j],
+            end_j,
+            weight,
+            c,
+            j,
+            f.spent_us[c] + f.rest_us[c, j, to],
+            0 if one else f.ready_us[j, to],
+            f.scale[c],
+            b,
+            guide.outside[c],
+        ) + _insertion(
+            prefill_us,
+            rows,
+            count[i],
+            end_i,
+            weight,
+            b,
+            i,
+            f.spent_us[b] + f.rest_us[b, i, other],
+            0 if single else f.ready_us[i, other],
+            f.scale[b],
+            c,
+            guide.outside[b],
+        )
+        change -= gain + guide.gain[b]
         if change < best:
             best, found = change, True
             move[0], move[1], move[2], move[3], move[4], move[5] = c, j, to, b, i, other
@@ -944,6 +1101,8 @@ def walk(
     numbers = s.numbers
     nic = a.rules[NIC] > 0
     patience = 60 + 12 * n
+    guide = Guide(np.zeros(n), np.zeros(n), np.zeros(n))
+    stale = True
     for step in range(moves):
         numbers[MOVES] += 1
         forced = numbers[KICKS] > 0
@@ -957,7 +1116,7 @@ def walk(
             relaxed[:] = s.relaxed
             numbers[STALL] = 0
             numbers[KICKS] = max(2, n // 16)
-            forced = True
+            forced = stale = True
         numbers[STALL] += 1
         limit = np.inf
         c = -1
@@ -969,7 +1128,10 @@ def walk(
         elif goal.kind != SUM:
             limit = goal.alpha * _CLOSE
         if c < 0 and not forced and goal.kind <= SUM and _draw(numbers, 100) < 70:
-            if not _promising(a, f, s, movable, move):
+            if stale:
+                _look_around(a, f, s, guide)
+                stale = False
+            if not _promising(a, f, s, guide, movable, move):
                 continue
         elif not _propose(a, f, s, movable, c, move):
             continue
@@ -1064,6 +1226,7 @@ def walk(
             s.relaxed[w] = relaxed[w]
             s.p[g], s.d[g], s.end_us[g], s.ratio[g] = p[g], d[g], end_us[g], ratio[g]
         s.value[:] = value
+        stale = True
         if nic:
             s.order[:] = order
         if forced:
@@ -1189,6 +1352,8 @@ def compile_all() -> None:
     s = new_state(n, 2, 2, 1, 0)
     goal = Goal(BOTTLENECK, 0.0, 0)
     construct(a, f, s)
+    settle(a, f, goal, s, 0.0)
+    construct_with_room(a, f, s, s.rank)
     settle(a, f, goal, s, 0.0)
     take(a, f, s, s.p.copy(), s.d.copy())
     keep(s)

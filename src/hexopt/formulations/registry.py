@@ -11,6 +11,7 @@ from hexopt.errors import ConfigError, suggest
 from hexopt.formulations.protocol import Formulation
 
 FORMULATIONS: dict[str, str] = {
+    "exhaustive": "hexopt.formulations.exhaustive:Exhaustive",
     "local-search": "hexopt.formulations.local_search:LocalSearch",
 }
 
