@@ -274,7 +274,7 @@ def _less(value: Floats, other: Floats) -> bool:
     """Say whether a value is smaller than another by more than rounding."""
     if value[0] * _CLOSE < other[0]:
         return True
-    return value[0] <= other[0] * _CLOSE and value[1] * _CLOSE < other[1]
+    return value[0] <= other[0] * _CLOSE and value[1] * _CLOSE < other[1]  # type: ignore[no-any-return]
 
 
 @jit
@@ -327,7 +327,7 @@ class State(NamedTuple):
     """Shape (N,): of the workflow, if this call decided it, network and room never waited for."""
     rows: Ints
     """Shape (P, N): the open calls of each prefill instance, in order."""
-    count: Ints
+    length: Ints
     """Shape (P,)."""
     used: Ints
     """Shape (D,): open calls of more than one token."""
@@ -342,7 +342,7 @@ class State(NamedTuple):
     best_end_us: Ints
     best_ratio: Floats
     best_rows: Ints
-    best_count: Ints
+    best_length: Ints
     best_used: Ints
     best_relaxed: Floats
     best_order: Ints
@@ -359,6 +359,10 @@ class State(NamedTuple):
 
 RANDOM, STALL, KICKS, MOVES, INCUMBENTS = range(5)
 """Entries of ``numbers``: the random state, moves since the last success, forced moves to come, moves, incumbents."""
+
+
+NOT_BEGUN = 2**40
+"""Moves without success that stand for a walk that has still to go to its best placement."""
 
 
 def new_state(n: int, n_p: int, n_d: int, n_w: int, seed: int) -> State:
@@ -392,7 +396,7 @@ def _draw(numbers: Ints, n: int) -> int:
     x ^= x >> 17
     x ^= (x << 5) & 0xFFFFFFFF
     numbers[RANDOM] = x
-    return (x * n) >> 32
+    return (x * n) >> 32  # type: ignore[no-any-return]
 
 
 @inlined
@@ -489,7 +493,7 @@ def _sequence(
         late[chosen] = late[place]
 
 
-# --- Local search: a whole placement ----------------------------------------------------------------------------------
+# --- Local search: a whole placement ---------------------------------------------------------------------------------
 
 
 @inlined
@@ -545,7 +549,7 @@ def _best_decode(a: WindowArrays, f: Facts, used: Ints, c: int, i: int, end: int
 
 @jit
 def _make_room(a: WindowArrays, f: Facts, s: State, placed: Ints, c: int) -> int:
-    """Shift placed calls between decode instances so that one that c may go to has room; return it, −1 if there is none.
+    """Shift placed calls between decode instances so that one that c may go to has room; return it, −1 for none.
 
     A search for an augmenting path over decode instances: where it fails, no placement keeps the caps.
     """
@@ -568,7 +572,7 @@ def _make_room(a: WindowArrays, f: Facts, s: State, placed: Ints, c: int) -> int
                 s.used[e] += 1
                 s.used[origin] -= 1
                 e = origin
-            return e
+            return e  # type: ignore[no-any-return]
         for b in range(n):
             if placed[b] and a.calls[b, OPEN] and not a.calls[b, ONE] and s.d[b] == e:
                 for g in range(n_d):
@@ -607,7 +611,7 @@ def construct(a: WindowArrays, f: Facts, s: State) -> bool:
     pairs = np.zeros((n, 3), np.int64)
     placed = np.zeros(n, np.int64)
     s.used[:] = 0
-    s.count[:] = 0
+    s.length[:] = 0
     for c in range(n):
         _find_pair(a, f, s.used, free, c, pairs[c])
     for _ in range(n):
@@ -634,8 +638,8 @@ def construct(a: WindowArrays, f: Facts, s: State) -> bool:
         s.p[c], s.d[c] = i, e
         if not a.calls[c, OPEN]:
             continue
-        s.rows[i, s.count[i]] = c
-        s.count[i] += 1
+        s.rows[i, s.length[i]] = c
+        s.length[i] += 1
         free[i] += a.prefill_us[c, i]
         if not a.calls[c, ONE]:
             s.used[e] += 1
@@ -661,7 +665,7 @@ def construct_with_room(a: WindowArrays, f: Facts, s: State, rank: Ints) -> bool
     placed = np.zeros(n, np.int64)
     fresh = np.zeros(n, np.int64)
     s.used[:] = 0
-    s.count[:] = 0
+    s.length[:] = 0
     for turn in range(n):
         chosen, risk = -1, -1.0
         for c in range(n):
@@ -702,8 +706,8 @@ def construct_with_room(a: WindowArrays, f: Facts, s: State, rank: Ints) -> bool
         rank[c] = turn
         s.p[c], s.d[c] = i, e
         if a.calls[c, OPEN]:
-            s.rows[i, s.count[i]] = c
-            s.count[i] += 1
+            s.rows[i, s.length[i]] = c
+            s.length[i] += 1
             free[i] += a.prefill_us[c, i]
         if not a.calls[c, ONE]:
             s.used[e] += a.calls[c, OPEN]
@@ -730,7 +734,7 @@ def _add_leaver(leave: Ints, count: Ints, e: int, when: int, blocks: int) -> Non
 def take(a: WindowArrays, f: Facts, s: State, p: Ints, d: Ints) -> bool:
     """Start from the instances of a plan (``d`` −1 for a call without decode); return whether it keeps the rules."""
     s.used[:] = 0
-    s.count[:] = 0
+    s.length[:] = 0
     for c in range(len(a.calls)):
         i, e = p[c], d[c]
         if e < 0 and a.calls[c, ONE]:
@@ -743,8 +747,8 @@ def take(a: WindowArrays, f: Facts, s: State, p: Ints, d: Ints) -> bool:
             return False
         s.p[c], s.d[c] = i, e
         if a.calls[c, OPEN]:
-            s.rows[i, s.count[i]] = c
-            s.count[i] += 1
+            s.rows[i, s.length[i]] = c
+            s.length[i] += 1
             if not a.calls[c, ONE]:
                 s.used[e] += 1
                 if s.used[e] > f.cap[e]:
@@ -763,7 +767,7 @@ def settle(a: WindowArrays, f: Facts, goal: Goal, s: State, limit: float) -> Non
             w = a.calls[c, WORKFLOW]
             s.relaxed[w] = max(s.relaxed[w], s.ratio[c])
     for i in range(len(a.prefill)):
-        _sequence(a, f, goal, limit, i, s.rows[i], s.count[i], s.d, s.relaxed, s.end_us, s.ratio)
+        _sequence(a, f, goal, limit, i, s.rows[i], s.length[i], s.d, s.relaxed, s.end_us, s.ratio)
     s.order[:] = np.argsort(s.end_us, kind="mergesort")
     _sort_by_end(s.order, s.end_us, s.d)
     if a.rules[NIC]:
@@ -785,12 +789,13 @@ def _bound_ratio(a: WindowArrays, f: Facts, i: int, e: int, c: int) -> float:
 @jit
 def keep(s: State) -> None:
     """Make the present placement the best."""
+    _sort_by_end(s.order, s.end_us, s.d)
     s.best_p[:] = s.p
     s.best_d[:] = s.d
     s.best_end_us[:] = s.end_us
     s.best_ratio[:] = s.ratio
     s.best_rows[:] = s.rows
-    s.best_count[:] = s.count
+    s.best_length[:] = s.length
     s.best_used[:] = s.used
     s.best_relaxed[:] = s.relaxed
     s.best_order[:] = s.order
@@ -805,7 +810,7 @@ def _restore(s: State) -> None:
     s.end_us[:] = s.best_end_us
     s.ratio[:] = s.best_ratio
     s.rows[:] = s.best_rows
-    s.count[:] = s.best_count
+    s.length[:] = s.best_length
     s.used[:] = s.best_used
     s.relaxed[:] = s.best_relaxed
     s.order[:] = s.best_order
@@ -848,8 +853,8 @@ def _critical(s: State) -> int:
     """Return a call of the prefill instance on which the largest ratio arises, any of those up to it; −1 for none."""
     worst, i = -1, -1
     top = -1.0
-    for j in range(len(s.count)):
-        for k in range(s.count[j]):
+    for j in range(len(s.length)):
+        for k in range(s.length[j]):
             if s.ratio[s.rows[j, k]] > top:
                 top = s.ratio[s.rows[j, k]]
                 worst, i = k, j
@@ -939,7 +944,7 @@ def _look_around(a: WindowArrays, f: Facts, s: State, guide: Guide) -> None:
             guide.weight[c] = f.scale[c] if c == who else 0.0
     for i in range(len(a.prefill)):
         behind = 0.0
-        for k in range(s.count[i] - 1, -1, -1):
+        for k in range(s.length[i] - 1, -1, -1):
             c = s.rows[i, k]
             guide.gain[c] = max(guide.outside[c], s.ratio[c]) + behind * a.prefill_us[c, i]
             behind += guide.weight[c]
@@ -999,7 +1004,7 @@ def _promising(a: WindowArrays, f: Facts, s: State, guide: Guide, movable: Ints,
     c = movable[_draw(numbers, len(movable))]
     if not a.calls[c, OPEN]:
         return False
-    prefill_us, rows, count, end_us, weight = a.prefill_us, s.rows, s.count, s.end_us, guide.weight
+    prefill_us, rows, count, end_us, weight = a.prefill_us, s.rows, s.length, s.end_us, guide.weight
     i, e = s.p[c], s.d[c]
     one = a.calls[c, ONE] > 0
     gain = guide.gain[c]
@@ -1102,11 +1107,17 @@ def walk(
     nic = a.rules[NIC] > 0
     patience = 60 + 12 * n
     guide = Guide(np.zeros(n), np.zeros(n), np.zeros(n))
-    stale = True
+    stale, fresh = True, False
     for step in range(moves):
         numbers[MOVES] += 1
         forced = numbers[KICKS] > 0
-        if not forced and numbers[STALL] > patience:
+        stalled = not forced and numbers[STALL] > patience
+        if fresh and (forced or stalled):
+            fresh = False
+            keep(s)
+            if by_twin:
+                judge_best(a, goal, s)
+        if stalled:
             _restore(s)
             p[:] = s.p
             d[:] = s.d
@@ -1114,9 +1125,11 @@ def walk(
             ratio[:] = s.ratio
             order[:] = s.order
             relaxed[:] = s.relaxed
+            # At first it only goes there.
+            numbers[KICKS] = max(2, n // 16) if numbers[STALL] < NOT_BEGUN else 0
+            forced = numbers[KICKS] > 0
             numbers[STALL] = 0
-            numbers[KICKS] = max(2, n // 16)
-            forced = stale = True
+            stale = True
         numbers[STALL] += 1
         limit = np.inf
         c = -1
@@ -1151,7 +1164,7 @@ def walk(
             i = machines[m]
             if i < 0:
                 continue
-            for k in range(s.count[i]):
+            for k in range(s.length[i]):
                 g = s.rows[i, k]
                 if p[g] == i:
                     lines[m, sizes[m]] = g
@@ -1217,7 +1230,7 @@ def walk(
         for m in range(2):
             i = machines[m]
             if i >= 0:
-                s.count[i] = sizes[m]
+                s.length[i] = sizes[m]
                 for k in range(sizes[m]):
                     s.rows[i, k] = lines[m, k]
         for k in range(total):
@@ -1233,16 +1246,17 @@ def walk(
             numbers[KICKS] -= 1
         numbers[STALL] = 0
         if _less(s.value, s.best_value):
-            if not nic:
-                _sort_by_end(order, end_us, d)
-                s.order[:] = order
-            keep(s)
+            # It is kept only when the walk is about to leave it: until then it gets better move by move.
+            s.best_value[:] = s.value
+            fresh = True
             numbers[INCUMBENTS] += 1
-            if by_twin:
-                judge_best(a, goal, s)
+    if fresh:
+        keep(s)
+        if by_twin:
+            judge_best(a, goal, s)
 
 
-# --- Local search: on the twin ------------------------------------------------------------------------------------------
+# --- Local search: on the twin ---------------------------------------------------------------------------------------
 
 
 @jit
@@ -1259,7 +1273,7 @@ def _move_rank(rank: Ints, c: int, to: int) -> None:
 
 @jit
 def walk_on_twin(a: WindowArrays, f: Facts, goal: Goal, s: State, movable: Ints, moves: int, fresh: bool) -> None:
-    """Make so many moves, each judged by the twin, from the champion (``fresh``) or from where the last call stopped."""
+    """Make so many moves, each judged by the twin, from the champion (``fresh``) or from where the last call ended."""
     n = len(a.calls)
     numbers = s.numbers
     p, d, rank = s.p, s.d, s.rank

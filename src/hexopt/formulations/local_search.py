@@ -46,7 +46,7 @@ _FIRST_CHUNK = 32
 """Moves before the clock is looked at for the first time."""
 _CHUNK_S = 3e-4
 """How long to go without looking at the clock."""
-_CHECK_S_A_CALL = 2e-5
+_CHECK_S_A_CALL = 1.5e-5
 """What the checker takes for one call; kept back from a time limit."""
 
 
@@ -138,7 +138,6 @@ class Search:
         k.judge_best(a, self.goal, s)
         if self._room_binds and k.construct_with_room(a, f, s, s.rank):
             k.offer(a, self.goal, s, s.p.copy(), s.d.copy(), s.rank.copy())
-        s.numbers[k.STALL] = 2**40  # so that it begins from the best
         return True
 
     def run(self, moves: int | None, until: float | None = None, zero: float = 0.0) -> StopReason:
@@ -153,6 +152,8 @@ class Search:
         if not len(self._movable) and not self._room_binds and not self.arrays.rules[NIC]:
             return StopReason.COMPLETE
         share = _SHARE if self._waits() else 2 / 3
+        numbers = self._state.numbers
+        numbers[self._kernels.STALL], numbers[self._kernels.KICKS] = self._kernels.NOT_BEGUN, 0
         first_moves = None if moves is None else max(1, int(moves * share))
         first_until = None if until is None else begin + (until - begin) * share
         reason, left = self._go(False, first_moves, first_until, zero)
