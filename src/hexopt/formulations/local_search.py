@@ -102,7 +102,7 @@ class Search:
         end = np.where(is_open[:, None], a.prefill[:, 0] + a.prefill_us, a.calls[:, AVAILABLE][:, None])
         done = np.where(one[:, None, None], end[:, :, None], np.maximum(end[:, :, None], ready) + rest)
         may = (a.prefill_us >= 0)[:, :, None] & (a.decode_us >= 0)[:, None, :]
-        earliest = np.where(may, done, np.iinfo(np.int64).max // 4).reshape(n, -1).min(axis=1, initial=2**62)
+        earliest = np.where(may, done, np.iinfo(np.int64).max // 4).min(axis=(1, 2), initial=2**62)
         self.least_ends_us: Ints = a.workflows[:, FLOOR].copy()
         """Shape (W,): a lower bound on when each workflow is done, µs after its arrival."""
         np.maximum.at(self.least_ends_us, workflow, spent + earliest)
