@@ -144,8 +144,9 @@ def windows(problem: Problem, resource: Resource, edges_us: Floats, alpha: float
     k = len(edges_us) - 1
     low = np.searchsorted(edges_us, start, side="right") - 1
     high = np.searchsorted(edges_us, end, side="left") - 1
+    free = (start < edges_us[0]) | (end > edges_us[-1])
     low = np.where(start < edges_us[0], k, np.minimum(low, k))
-    high = np.where(end > edges_us[-1], k, high)
+    high = np.where(free, k, high)
     # A call that cannot begin before it must have ended cannot be in time there at all.
     impossible = start > end
     return np.where(impossible, 1, np.minimum(low, high)), np.where(impossible, 0, high)
