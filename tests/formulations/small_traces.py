@@ -62,7 +62,11 @@ def small_cluster(rng: random.Random, regime: str, trace: Trace) -> Cluster:
 
     def decode(i: int) -> DecodeInstance:
         kind = i % kinds
-        h = ((1, 1.0 + kind), (2, 1.7 + kind), (8, 4.0)) if regime != "knotty" else ((1, 2.0), (3, 1.0), (8, 6.0 + kind))
+        h = (
+            ((1, 1.0 + kind), (2, 1.7 + kind), (8, 4.0))
+            if regime != "knotty"
+            else ((1, 2.0), (3, 1.0), (8, 6.0 + kind))
+        )
         return DecodeInstance(
             name=f"d{i}",
             kv_tokens=(total + 32 if tight else 100_000) if i == 0 or rng.random() < 0.7 else max(16, total // 2),

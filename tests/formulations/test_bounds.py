@@ -178,7 +178,9 @@ def random_prices(problem: Problem, rng: random.Random, ratios: list[float]) -> 
         if rng.random() < 0.6:
             unit = 1 / max(1.0, float(resource.capacity.max()))
             shape = len(resource.capacity), len(edges) - 1
-            of[resource.name] = np.array([rng.choice((0, 1, 1, 3)) * unit for _ in range(math.prod(shape))]).reshape(shape)
+            of[resource.name] = np.array([rng.choice((0, 1, 1, 3)) * unit for _ in range(math.prod(shape))]).reshape(
+                shape
+            )
     delay = np.array([rng.choice((0.0, 0.1, 1.0, 5.0)) for _ in range(problem.workflows)])
     return Prices(edges, of, delay, rng.choice((0.0, 1.0, 8.0)))
 
@@ -209,7 +211,7 @@ def check_cases(count: int, first: int = 0, policies: int = 3) -> None:
 
 
 def test_no_policy_gets_below_a_bound() -> None:
-    check_cases(144)
+    check_cases(108)
 
 
 @pytest.mark.slow
@@ -296,10 +298,10 @@ def every_path_carries_the_whole_flow(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", sorted(MUTATIONS))
 def test_a_wrong_proof_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTATIONS[name](monkeypatch)
-    for number, trace, cluster, rng in cases(900):
+    for number, trace, cluster, rng in cases(270):
         problem = problem_of(trace, cluster)
         results = schedules(problem, rng, 2)
         monkeypatch.setattr("tests.formulations.test_bounds.proves", certificate_module.proves)
-        if broken(problem, rng, results, lp=number % 3 == 0, prices=2) is not None:
+        if broken(problem, rng, results, lp=number % 2 == 1, prices=2) is not None:
             return
     raise AssertionError(f"no bound was broken by: {name}")

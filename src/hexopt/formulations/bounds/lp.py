@@ -120,9 +120,7 @@ def _used(problem: Problem, least_load: float) -> list[Resource]:
     loads = [float(r.least().sum()) for r in problem.resources]
     top = max(loads)
     always = "prefill", "decode"  # whose delays count whatever their load
-    return [
-        r for r, load in zip(problem.resources, loads, strict=True) if r.name in always or load >= least_load * top
-    ]
+    return [r for r, load in zip(problem.resources, loads, strict=True) if r.name in always or load >= least_load * top]
 
 
 class _Program:
@@ -222,11 +220,8 @@ class _Program:
             rows[w].SetCoefficient(cost, 1.0)
             for g in range(classes):
                 a, b = int(low[piece, g].min()), int(high[piece, g].max())
-                if (low[piece, g] > high[piece, g]).any() or not np.isfinite(resource.take[piece, g, 0]).all():
-                    if len(piece) > 1 and (low[piece, g] <= high[piece, g]).any():
-                        pass  # some call of the piece can: let the piece
-                    else:
-                        continue
+                if (low[piece, g] > high[piece, g]).all() or not np.isfinite(resource.take[piece, g, 0]).any():
+                    continue
                 price = tables.least(g, a, b) if tables is not None else None
                 for v in modes[g]:
                     take, delay = resource.take[piece, g, v], resource.delay_us[piece, g, v]
