@@ -39,12 +39,13 @@ PER_OBJECTIVE: dict[str, Kind] = {
     "proof_profile": Kind(
         profiles.plot_proof_profile,
         "Share of problems that a solver has proved within a multiple of the time of the quickest. The time is that of "
-        "the quickest solve over the limits.",
+        "the quickest solve over the limits. A problem that a solver was not given counts as not solved.",
     ),
     "close_profile": Kind(
         profiles.plot_close_profile,
         "Share of problems with a plan within 1% of the best known value, within a multiple of the quickest solver's "
-        "time. A solver that runs until its limit is charged the limit, so its times come in steps.",
+        "time. A solver that runs until its limit is charged the limit, so its times come in steps. A "
+        "problem that it was not given counts as not solved.",
     ),
     "bounds": Kind(
         curves.plot_bounds,

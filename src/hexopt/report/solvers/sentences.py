@@ -22,9 +22,9 @@ EQUAL = 5e-4
 class Cell(NamedTuple):
     """Who does best on windows of one size within one limit.
 
-    Gaps are means of what would be served; ``level`` are the others whose paired difference to the best has an
-    interval that includes zero. ``gain`` is the best's paired gain over the greedy plan with its interval, ``None``
-    without a greedy plan.
+    Gaps are means of what would be served. ``level`` are those of the ``ranked`` solvers whose paired difference to the
+    best has an interval that includes zero. ``gain`` is the best's paired gain over the greedy plan with its interval,
+    ``None`` without a greedy plan.
     """
 
     objective: str
@@ -34,8 +34,14 @@ class Cell(NamedTuple):
     best: str
     gap: float
     level: tuple[str, ...]
+    ranked: int
     greedy: float
     gain: tuple[float, float, float] | None
+
+    @property
+    def decided(self) -> bool:
+        """Whether the best can be told from any of the others."""
+        return len(self.level) < self.ranked - 1 or self.ranked == 1
 
     @property
     def pays(self) -> bool:
@@ -86,7 +92,16 @@ def _cell(part: pd.DataFrame, solvers: Sequence[str], objective: str, calls: int
     greedy = part.drop_duplicates("instance").set_index("instance")["greedy_gap"].reindex(windows)
     gain = None if greedy.isna().any() else interval((greedy - whole[best]).tolist())
     return Cell(
-        objective, calls, limit, len(windows), best, float(whole[best].mean()), tuple(level), float(greedy.mean()), gain
+        objective,
+        calls,
+        limit,
+        len(windows),
+        best,
+        float(whole[best].mean()),
+        tuple(level),
+        len(whole),
+        float(greedy.mean()),
+        gain,
     )
 
 
@@ -111,14 +126,19 @@ def headline_sentences(data: Solves) -> list[str]:
 def _at_limit(data: Solves, at: Sequence[Cell]) -> str:
     by_best: dict[str, list[Cell]] = {}
     for cell in at:
-        by_best.setdefault(cell.best, []).append(cell)
+        if cell.decided:
+            by_best.setdefault(cell.best, []).append(cell)
     parts = []
     for best, won in by_best.items():
-        alone = all(not cell.level for cell in won)
         gap = max(cell.gap for cell in won)
-        shared = "" if alone else ", not always distinguishable from others"
+        level = list(dict.fromkeys(other for cell in won for other in cell.level))
+        shared = f", not always distinguishable from {' and '.join(level)}" if level else ""
         parts.append(f"{best} at {sizes_text(c.calls for c in won)} calls (mean gap at most {show(data, gap)}{shared})")
-    text = f"smallest mean gap: {'; '.join(parts)}."
+    text = f"smallest mean gap: {'; '.join(parts)}." if parts else ""
+    open_ = [cell for cell in at if not cell.decided]
+    if open_:
+        text += f" All ranked solvers are level at {sizes_text(c.calls for c in open_)} calls."
+    text = text.strip()
     judged = [cell for cell in at if cell.gain is not None]
     idle = [cell for cell in judged if not cell.pays]
     if judged and len(idle) == len(judged):
