@@ -14,8 +14,7 @@ from hexopt.core.workflow import Trace, Workflow
 from hexopt.errors import ConfigError
 from hexopt.latency import ClusterLatency
 from hexopt.latency.estimates import check_error, misjudged
-from hexopt.policies.forecast import KNOWING
-from hexopt.policies.forecast.learned import Learned
+from hexopt.policies.forecast import KNOWING, LEARNING, make_learner
 from hexopt.policies.registry import make_policy, policy_record
 from hexopt.sim.engine import Progress, Simulation
 from hexopt.sim.forecasters import make_knowing
@@ -206,11 +205,11 @@ def _hand_forecasts(policy: Policy | None, trace: Trace, seed: int, delays: str 
         name, _, argument = text.partition(":")
         if name in KNOWING:
             policy.handed_forecaster = make_knowing(text, trace, stream(seed, "forecaster"))
-        elif name == "learned" and argument:
+        elif name in LEARNING and argument:
             training = load_trace(argument)
-            if delays is not None:
-                training = apply_delays(training, delays, seed)
-            policy.handed_forecaster = Learned(training)
+            policy.handed_forecaster = make_learner(
+                name, training if delays is None else apply_delays(training, delays, seed)
+            )
     for part in ("policy", "fallback"):
         _hand_forecasts(getattr(policy, part, None), trace, seed, delays)
 

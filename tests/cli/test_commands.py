@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,18 +187,13 @@ def test_trace_check(hexopt_command: Command, here: Path) -> None:
     assert all(text.startswith("error: bad.jsonl:") for text in bad.err.splitlines())
 
 
-def test_help_comes_at_once_and_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
+    heavy = {"pandas", "matplotlib", "joblib", "numpy", "numba", "pydantic", "ortools", "pulp"}
     code = (
-        "import sys; from hexopt.cli import run; run(['--help'])\n"
-        "heavy = {'pandas', 'matplotlib', 'joblib', 'numpy', 'pydantic'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+        f"import sys; from hexopt.cli import run; run(['--help'])\nsys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     )
-    best = 9.0
-    for _ in range(3):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        best = min(best, time.perf_counter() - began)
-    assert best < 1
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_generate_writes_what_info_shows(hexopt_command: Command, here: Path) -> None:

@@ -90,8 +90,8 @@ def by_hand() -> Window:
         ("late:1.2", 2.0, 4.1),
         # w1 first: it exceeds by 0.1 and so does w2, last. w0 first would make it 0.2 + 0.1.
         ("hinge:1.4", 0.2, 4.2),
-        # The same with one of three given up.
-        ("hinge:1.4,give_up=0.4", 0.1, 4.1),
+        # One of three may be given up: w1, last, so that the others are over at 0.1 and 0.4 s.
+        ("hinge:1.4,give_up=0.4", 0.0, 4.2),
     ],
 )
 def test_by_hand(name: str, text: str, value: float, total: float) -> None:
@@ -102,7 +102,7 @@ def test_by_hand(name: str, text: str, value: float, total: float) -> None:
     result = solve(name, "highs", by_hand(), objective, **options)
     assert result.status is Status.OPTIMAL
     assert result.value is not None
-    assert result.value.objective == pytest.approx(value, rel=1e-9)
+    assert result.value.objective == pytest.approx(value, rel=1e-9, abs=1e-9)
     if name != "milp-deadline":  # which does not break ties
         assert result.value.total == pytest.approx(total, rel=1e-9)
 
@@ -115,7 +115,7 @@ def library() -> list[Window]:
     return [
         replace(make_window("small", 3), options=FREE),
         replace(make_window("one machine", 4, prefills=1, decodes=2), options=FREE),
-        replace(make_window("uneven", 4, workflows=2, spread=6.0), options=FREE),
+        replace(make_window("uneven", 3, workflows=2, spread=6.0), options=FREE),
         replace(random_window(7, 4, "bound", 2, 2), options=FREE),
     ]
 
@@ -188,7 +188,7 @@ def test_all_agree_on_random_windows(seed: int, solver: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(seed=st.integers(0, 10**6), calls=st.integers(1, 7), regime=st.sampled_from(REGIMES))
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 def test_no_plan_beats_a_bound(name: str, seed: int, calls: int, regime: str) -> None:
     window = random_window(seed, calls, regime, 2, 2)
     objective = OBJECTIVES[seed % len(OBJECTIVES)]

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import hexopt
-from hexopt.cli import optimise
+from hexopt.cli import forecast, optimise
 
 UsageError: Any = typer.BadParameter.__base__
 """The base of all complaints about arguments, wherever the installed typer keeps it."""
@@ -198,6 +198,62 @@ def simulate_command(
     )
 
 
+@app.command("bound")
+def bound_command(
+    trace: Annotated[Path, typer.Option(help="Trace file (.jsonl or .jsonl.gz).", metavar="FILE")],
+    cluster: Annotated[str, typer.Option(help="Shipped cluster, or a cluster file.", metavar="NAME|FILE")],
+    quantile: Annotated[
+        str, typer.Option(help="Of the ratios to standalone latency; 1 is the largest.", metavar="Q")
+    ] = "0.99",
+    arrivals: Annotated[str | None, typer.Option(help="Arrival rule, such as poisson:40.", metavar="RULE")] = None,
+    delays: Annotated[
+        str | None, typer.Option(help="Rule for unknown tool delays, such as zero.", metavar="RULE")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random stream.", metavar="N", min=0)] = 0,
+    workflows: Annotated[int | None, typer.Option(help="Only the first N workflows.", metavar="N", min=1)] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="Policy to compare; may be repeated.", metavar="NAME")
+    ] = None,
+    predictor: Annotated[
+        str, typer.Option(help="Output lengths as those policies see them.", metavar="RULE")
+    ] = "app-mean",
+    search: Annotated[
+        int, typer.Option(help="Simulations of the search for a good schedule.", metavar="ITERATIONS", min=0)
+    ] = 20,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(parser=_folder, help="Folder for the best schedule found.", metavar="DIR")
+    ] = None,
+) -> None:
+    """Bound what any policy can reach on a trace, and find a good schedule.
+
+    The bound is proved; the schedule is found with full knowledge of the
+    trace. The best possible value lies between the two.
+
+    Example:
+
+    hexopt bound --trace traces/samples/bfcl_multi_turn.jsonl \\
+      --cluster hetero-1-llama --quantile 0.95 --arrivals poisson:40 \\
+      --delays zero --workflows 20 --policy hexagent --search 2
+    """
+    from hexopt.cli.bound import bound_and_show
+
+    bound_and_show(
+        trace,
+        cluster,
+        quantile,
+        arrivals=arrivals,
+        delays=delays,
+        seed=seed,
+        workflows=workflows,
+        policies=policy or [],
+        predictor=predictor,
+        search=search,
+        as_json=json,
+        out=out,
+    )
+
+
 @app.command("policies")
 def policies_command(
     name: Annotated[str | None, typer.Argument(help="Show one policy and explain its options.", metavar="NAME")] = None,
@@ -360,3 +416,4 @@ def cluster_check_command(
 
 
 optimise.register(app, _LOOK, _help_if_bare)
+forecast.register(app, _LOOK, _help_if_bare)

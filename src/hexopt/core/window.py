@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -211,7 +212,7 @@ def load_window(path: str | os.PathLike[str]) -> Window:
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
         found = json.loads(content)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise WindowError(f"{name}: {reason}, a window must be readable, check the file") from None
     except ValueError as error:
@@ -319,6 +320,8 @@ def _check_call(call: WindowCall, shape: tuple[int, int], workflows: int, where:
             raise WindowError(f"{where}: available_us is given, an open call has none, drop it")
     elif call.prefill is None or call.available_us is None:
         raise WindowError(f"{where}: prefill or available_us is missing, a bound call has both, add it")
+    if not call.is_open and not call.one_token and call.decode is not None and call.decode_us[call.decode] is None:
+        raise WindowError(f"{where}: decode_us[{call.decode}] is null, the call is bound to it, give its time")
     for role, choices in (("prefill", call.prefills()), ("decode", call.decodes())):
         if not choices:
             raise WindowError(f"{where}: no {role} instance is left to it, it needs one, correct {role}_us")

@@ -148,8 +148,8 @@ def _broken_rules(window: Window, plan: WindowPlan) -> list[Violation]:
             told = f"pair ({p!r}, {d!r}) found, there are {len(window.prefill)} and {len(window.decode)} instances"
             found.append(Violation("instance-unknown", f"{where}: {told}, choose one of them"))
             continue
-        if isinstance(priority, bool) or not isinstance(priority, int | float) or not math.isfinite(priority):
-            found.append(Violation("priority-finite", f"{where}: priority {priority!r} found, it is a finite number"))
+        if not _is_finite(priority):
+            found.append(Violation("priority-finite", f"{where}: priority {priority!r} found, it is a finite number, correct it"))
         if p not in call.prefills() or not (idle or d in call.decodes()):
             rule = "candidate" if call.is_open else "bound"
             told = f"prefill {call.prefills()}, decode {call.decodes()}"
@@ -161,6 +161,13 @@ def _broken_rules(window: Window, plan: WindowPlan) -> list[Violation]:
             told = f"{count} open calls are sent to it, at most {window.decode[d].max_new} may be, move some"
             found.append(Violation("max-new", f"decode '{window.decode[d].name}': {told}"))
     return found
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all doubles
+        return False
 
 
 def _is_index(value: Any, instances: Sequence[Any]) -> bool:

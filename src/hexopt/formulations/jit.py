@@ -21,3 +21,12 @@ def jit(function: F) -> F:
     import numba
 
     return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+def inlined(function: F) -> F:
+    """As :func:`jit`, for a small kernel that others call: it becomes part of them."""
+    if Compiler.plain:
+        return function
+    import numba
+
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)(function))

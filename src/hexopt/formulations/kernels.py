@@ -35,7 +35,7 @@ from hexopt.formulations.arrays import (
     Ints,
     WindowArrays,
 )
-from hexopt.formulations.jit import jit
+from hexopt.formulations.jit import inlined, jit
 
 # --- The twin -------------------------------------------------------------------------------------------------------
 
@@ -237,7 +237,7 @@ def play(a: WindowArrays, p: Ints, d: Ints, rank: Ints, times: Ints) -> int:
 # --- Objectives -----------------------------------------------------------------------------------------------------
 
 
-@jit
+@inlined
 def objective_of(ratios: Floats, goal: Goal, value: Floats) -> None:
     """Fill ``value`` with the objective of workflows of these ratios, and their sum."""
     total, top = 0.0, 0.0
@@ -269,7 +269,7 @@ _CLOSE = 1.0 + 1e-12
 """Doubles that differ by less are the same."""
 
 
-@jit
+@inlined
 def _less(value: Floats, other: Floats) -> bool:
     """Say whether a value is smaller than another by more than rounding."""
     if value[0] * _CLOSE < other[0]:
@@ -384,7 +384,7 @@ def new_state(n: int, n_p: int, n_d: int, n_w: int, seed: int) -> State:
     return State(*one, huge[0], *two, huge[1], *champion, np.arange(n), numbers)
 
 
-@jit
+@inlined
 def _draw(numbers: Ints, n: int) -> int:
     """Return a random number below n (xorshift, 32 bits)."""
     x = numbers[RANDOM]
@@ -395,7 +395,7 @@ def _draw(numbers: Ints, n: int) -> int:
     return (x * n) >> 32
 
 
-@jit
+@inlined
 def _mark_late(a: WindowArrays, i: int, line: Ints, n: int, due: Ints, late: Ints) -> None:
     """Moore and Hodgson: mark the calls of a line that will be late, as few as can be. ``due`` −1: it is late anyway.
 
@@ -425,7 +425,7 @@ def _mark_late(a: WindowArrays, i: int, line: Ints, n: int, due: Ints, late: Int
             now -= a.prefill_us[line[longest], i]
 
 
-@jit
+@inlined
 def _sequence(
     a: WindowArrays,
     f: Facts,
@@ -492,7 +492,7 @@ def _sequence(
 # --- Local search: a whole placement ----------------------------------------------------------------------------------
 
 
-@jit
+@inlined
 def _sort_by_end(order: Ints, end_us: Ints, d: Ints) -> None:
     """Sort calls by (end of prefill, decode, position); quick where little has changed."""
     for k in range(1, len(order)):
@@ -509,7 +509,7 @@ def _sort_by_end(order: Ints, end_us: Ints, d: Ints) -> None:
         order[j] = c
 
 
-@jit
+@inlined
 def _sweep(a: WindowArrays, f: Facts, p: Ints, d: Ints, end_us: Ints, order: Ints, ratios: Floats) -> None:
     """Fill in the ratios of workflows with waits for the network; equation (6). ``order`` as in the state."""
     nic_p, nic_d = a.prefill[:, 1].copy(), a.decode[:, 0].copy()
@@ -525,7 +525,7 @@ def _sweep(a: WindowArrays, f: Facts, p: Ints, d: Ints, end_us: Ints, order: Int
         ratios[w] = max(ratios[w], (f.spent_us[c] + end) * f.scale[c])
 
 
-@jit
+@inlined
 def _best_decode(a: WindowArrays, f: Facts, used: Ints, c: int, i: int, end: int, leaves: int) -> int:
     """Return the decode instance with room where a call whose prefill on i ends then is done first; −1 for none.
 
@@ -693,7 +693,7 @@ def settle(a: WindowArrays, f: Facts, goal: Goal, s: State, limit: float) -> Non
         objective_of(s.relaxed, goal, s.value)
 
 
-@jit
+@inlined
 def _bound_ratio(a: WindowArrays, f: Facts, i: int, e: int, c: int) -> float:
     end = a.calls[c, AVAILABLE]
     if not a.calls[c, ONE]:
@@ -762,7 +762,7 @@ def offer(a: WindowArrays, goal: Goal, s: State, p: Ints, d: Ints, rank: Ints) -
         s.champion_value[:] = value
 
 
-@jit
+@inlined
 def _critical(s: State) -> int:
     """Return a call of the prefill instance on which the largest ratio arises, any of those up to it; −1 for none."""
     worst, i = -1, -1
@@ -777,7 +777,7 @@ def _critical(s: State) -> int:
     return s.rows[i, _draw(s.numbers, worst + 1)]  # type: ignore[no-any-return]
 
 
-@jit
+@inlined
 def _propose(a: WindowArrays, f: Facts, s: State, movable: Ints, first: int, move: Ints) -> bool:
     """Fill ``move`` with (call, prefill, decode, other call or −1, its prefill, its decode); return if there is one.
 
@@ -828,6 +828,105 @@ def _propose(a: WindowArrays, f: Facts, s: State, movable: Ints, first: int, mov
     return True
 
 
+@inlined
+def _outside(a: WindowArrays, f: Facts, s: State, c: int) -> float:
+    """Return the ratio that the workflow of a call has without it."""
+    w = a.calls[c, WORKFLOW]
+    top = f.floor[w]
+    for h in range(f.first[w], f.first[w + 1]):
+        if f.members[h] != c:
+            top = max(top, s.ratio[f.members[h]])
+    return top  # type: ignore[no-any-return]
+
+
+@inlined
+def _weight(a: WindowArrays, f: Facts, s: State, c: int) -> float:
+    """Return what a delay of a call costs: nothing if another call or a floor decides its workflow."""
+    return f.scale[c] if s.ratio[c] * _CLOSE >= s.relaxed[a.calls[c, WORKFLOW]] else 0.0  # type: ignore[no-any-return]
+
+
+@inlined
+def _insertion(a: WindowArrays, f: Facts, s: State, c: int, j: int, e: int, without: int, outside: float) -> float:
+    """Return what a call adds to the sum of ratios at its best place in the present line of j, one call left out."""
+    n = s.count[j]
+    end = s.end_us[s.rows[j, n - 1]] if n > 0 else a.prefill[j, 0]
+    if without >= 0:
+        end -= a.prefill_us[without, j]
+    mine = a.prefill_us[c, j]
+    rest = f.spent_us[c] + f.rest_us[c, j, e]
+    ready = 0 if a.calls[c, ONE] else f.ready_us[j, e]
+    behind = 0.0
+    best = max(outside, (rest + max(end + mine, ready)) * f.scale[c])
+    for k in range(n - 1, -1, -1):
+        g = s.rows[j, k]
+        if g == without:
+            continue
+        behind += _weight(a, f, s, g) * mine
+        if behind >= best:
+            break
+        end -= a.prefill_us[g, j]
+        best = min(best, behind + max(outside, (rest + max(end + mine, ready)) * f.scale[c]))
+    return best
+
+
+@inlined
+def _removal(a: WindowArrays, f: Facts, s: State, c: int, outside: float) -> float:
+    """Return what the sum of ratios loses if a call is taken out of its line."""
+    i = s.p[c]
+    behind = 0.0
+    for k in range(s.count[i] - 1, -1, -1):
+        if s.rows[i, k] == c:
+            break
+        behind += _weight(a, f, s, s.rows[i, k])
+    return max(outside, s.ratio[c]) + behind * a.prefill_us[c, i]  # type: ignore[no-any-return]
+
+
+@inlined
+def _promising(a: WindowArrays, f: Facts, s: State, movable: Ints, move: Ints) -> bool:
+    """Fill ``move`` with the best of many moves of one call by a quick estimate; return whether it promises anything."""
+    numbers = s.numbers
+    c = movable[_draw(numbers, len(movable))]
+    if not a.calls[c, OPEN]:
+        return False
+    i, e = s.p[c], s.d[c]
+    one = a.calls[c, ONE] > 0
+    outside = _outside(a, f, s, c)
+    gain = _removal(a, f, s, c, outside)
+    best = -1e-9 * gain
+    found = False
+    move[3] = -1
+    if _draw(numbers, 3) > 0:
+        for j in range(len(a.prefill)):
+            if a.prefill_us[c, j] < 0 or j == i:
+                continue
+            to = e if one else _best_decode(a, f, s.used, c, j, 0, e)
+            change = _insertion(a, f, s, c, j, to, -1, outside) - gain
+            if change < best:
+                best, found = change, True
+                move[0], move[1], move[2] = c, j, to
+        return found
+    j = _draw(numbers, len(a.prefill))
+    if j == i or a.prefill_us[c, j] < 0:
+        return False
+    for k in range(s.count[j]):
+        b = s.rows[j, k]
+        if a.prefill_us[b, i] < 0:
+            continue
+        g = s.d[b]
+        to, other = e, g
+        if not one and not a.calls[b, ONE] and a.decode_us[c, g] >= 0 and a.decode_us[b, e] >= 0:
+            stay = f.rest_us[c, j, e] * f.scale[c] + f.rest_us[b, i, g] * f.scale[b]
+            if f.rest_us[c, j, g] * f.scale[c] + f.rest_us[b, i, e] * f.scale[b] < stay:
+                to, other = g, e
+        without = _outside(a, f, s, b)
+        change = _insertion(a, f, s, c, j, to, b, outside) - gain
+        change += _insertion(a, f, s, b, i, other, c, without) - _removal(a, f, s, b, without)
+        if change < best:
+            best, found = change, True
+            move[0], move[1], move[2], move[3], move[4], move[5] = c, j, to, b, i, other
+    return found
+
+
 @jit
 def walk(
     a: WindowArrays, f: Facts, goal: Goal, s: State, movable: Ints, bound: float, moves: int, by_twin: bool
@@ -869,7 +968,10 @@ def walk(
                 c = _critical(s)
         elif goal.kind != SUM:
             limit = goal.alpha * _CLOSE
-        if not _propose(a, f, s, movable, c, move):
+        if c < 0 and not forced and goal.kind <= SUM and _draw(numbers, 100) < 70:
+            if not _promising(a, f, s, movable, move):
+                continue
+        elif not _propose(a, f, s, movable, c, move):
             continue
         # What the move touches: up to two machines, and workflows.
         c, b = move[0], move[3]

@@ -128,7 +128,8 @@ class Portfolio:
             infeasible = result.status is Status.INFEASIBLE
             if self.polish and not proved and not infeasible and not self._spent(budget, began):
                 search(1.0)
-                proved = is_proved(best.value, bound)
+                if is_proved(best.value, bound):
+                    facts["proved_by"], facts["proved_s"] = "polish", time.perf_counter() - began
         return self._result(
             window, objective, best, bound, result, began, trajectory, facts, self._spent(budget, began)
         )

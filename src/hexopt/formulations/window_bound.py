@@ -1,9 +1,9 @@
 """Lower bounds on the bottleneck of a window that no search is needed for, and a test that refutes a value at once.
 
-To refute a value is to show that no plan ends every workflow by its limit. Four necessary conditions are tried, each
-with its proof in ``formulations/cpsat/model.md``, section 5: every call alone (the improved single-call bound), the caps
-on the decode instances as a matching, and the work that must be done by some time on the prefill instances, network
-interfaces and decode memory. All arithmetic is in integers.
+To refute a value is to show that no plan ends every workflow by its limit. Necessary conditions are tried, each with
+its proof in ``formulations/cpsat/model.md``, section 5: every call alone (the improved single-call bound), the caps on
+the decode instances as a matching, and the work that must be done by some time on the prefill instances, network
+interfaces and decode memory. The last of them is computed in doubles, with a margin.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 
 from hexopt.core.window import Window
-from hexopt.formulations.earliest import FAR, Bools, Ints, EarliestTimes, earliest_times
+from hexopt.formulations.earliest import FAR, Bools, EarliestTimes, Ints, earliest_times
 from hexopt.formulations.objective import Objective
 
-_LARGEST = 2**40
-"""Windows with larger numbers are not tested for overload: sums of products could leave 64 bits."""
-_WEIGHT = 1024
+Floats = npt.NDArray[np.float64]
+
+_MARGIN = 1e-9
+"""By this share work must exceed what there is before it counts as too much: sums are rounded."""
+_BEGINS = 16
+"""At most so many beginnings of an interval are tried."""
 
 
 def strict_limits(ends_us: Sequence[int], horizons_us: Sequence[int], strict: bool = True) -> list[int]:
@@ -95,7 +99,7 @@ def refuted(window: Window, arrays: EarliestTimes, limits_us: Sequence[int]) -> 
         return True  # equation (18): a call alone
     counted = arrays.open & ~arrays.one_token
     caps = [d.max_new for d in window.decode]
-    if not _can_assign(ok.any(axis=1)[counted], caps):
+    if not _can_assign(np.asarray(ok.any(axis=1))[counted], caps):
         return True  # equation (19): the caps
     return _overloaded_anywhere(window, arrays, latest, ok)
 
@@ -131,8 +135,6 @@ def _can_assign(edges: Bools, caps: Sequence[int]) -> bool:
 
 def _overloaded_anywhere(window: Window, arrays: EarliestTimes, latest: Ints, ok: Bools) -> bool:
     """Try the overload tests, equations (20) to (22)."""
-    if max(int(arrays.horizon.max()), int(latest.max())) > _LARGEST or (arrays.kv_blocks > 2**20).any():
-        return False
     lat = window.options.latency_us
     late = latest[:, None, None]
     served = np.where(arrays.one_token[:, None, None], 0, arrays.wire_us + lat + arrays.decode_us[:, None, :])
@@ -141,7 +143,7 @@ def _overloaded_anywhere(window: Window, arrays: EarliestTimes, latest: Ints, ok
     if rows.any():
         deadline = np.where(ok, late - served, -FAR)[rows].max(axis=2)
         release = np.broadcast_to(free_p, deadline.shape)
-        if _overloaded(arrays.prefill_us[rows], release, deadline, ok[rows].any(axis=2), _idle(free_p)):
+        if _overloaded(arrays.prefill_us[rows], release, deadline, np.asarray(ok[rows].any(axis=2)), _idle(free_p)):
             return True
     rows = ~arrays.one_token
     if not rows.any():
@@ -153,43 +155,43 @@ def _overloaded_anywhere(window: Window, arrays: EarliestTimes, latest: Ints, ok
         for axis, nics in ((2, window.prefill), (1, window.decode)):
             free = np.array([i.nic_free_us for i in nics], np.int64)
             size = np.where(ok, wire, FAR).min(axis=axis)
-            if _overloaded(size, start.min(axis=axis), deadline.max(axis=axis), ok.any(axis=axis), _idle(free)):
+            on = np.asarray(ok.any(axis=axis))
+            if _overloaded(size, start.min(axis=axis), deadline.max(axis=axis), on, _idle(free)):
                 return True
     size = np.where(ok, wire + lat + decode_us, FAR).min(axis=1)
-    on = ok.any(axis=1)
-    energy = np.where(on, size, 0) * arrays.kv_blocks[rows][:, None]
-    if energy.max() > _LARGEST:
-        return False
+    on = np.asarray(ok.any(axis=1))
+    energy = np.where(on, size, 0).astype(np.float64) * arrays.kv_blocks[rows][:, None]
     deadline = np.where(on, late[:, 0], -FAR)
     return _overloaded(energy, start.min(axis=1), deadline, on, _room(window))
 
 
-def _idle(free: Ints) -> Callable[[Ints, Ints], Ints]:
+def _idle(free: Ints) -> Callable[[Ints, Ints], Floats]:
     """Return the time that instances free from ``free`` have between two instants, (..., M)."""
 
-    def between(begin: Ints, end: Ints) -> Ints:
-        result: Ints = np.maximum(0, end[..., None] - np.maximum(begin[..., None], free))
-        return result
+    def between(begin: Ints, end: Ints) -> Floats:
+        return np.maximum(0, end[..., None] - np.maximum(begin[..., None], free)).astype(np.float64)
 
     return between
 
 
-def _room(window: Window) -> Callable[[Ints, Ints], Ints]:
+def _room(window: Window) -> Callable[[Ints, Ints], Floats]:
     """Return the blocks times µs that decode instances have between two instants, (..., D)."""
 
-    def between(begin: Ints, end: Ints) -> Ints:
+    def between(begin: Ints, end: Ints) -> Floats:
         columns = []
         for d in window.decode:
-            area = np.maximum(0, end - begin) * d.kv_free_blocks
+            area = np.maximum(0, end - begin).astype(np.float64) * d.kv_free_blocks
             for us, blocks in d.releases:
-                area = area + np.maximum(0, end - np.maximum(begin, us)) * blocks
-            columns.append(np.minimum(area, _LARGEST * _LARGEST // 2**30))
+                area = area + np.maximum(0, end - np.maximum(begin, us)).astype(np.float64) * blocks
+            columns.append(area)
         return np.stack(columns, axis=-1)
 
     return between
 
 
-def _overloaded(size: Ints, release: Ints, deadline: Ints, on: Bools, area: Callable[[Ints, Ints], Ints]) -> bool:
+def _overloaded(
+    size: Ints | Floats, release: Ints, deadline: Ints, on: Bools, area: Callable[[Ints, Ints], Floats]
+) -> bool:
     """Say whether some calls need more than there is between the first release and the last deadline among them.
 
     All are (calls, machines); ``on`` says where a call may go. Each price vector over the machines gives one test: what
@@ -198,18 +200,16 @@ def _overloaded(size: Ints, release: Ints, deadline: Ints, on: Bools, area: Call
     begin, end = np.where(on, release, FAR).min(axis=1), np.where(on, deadline, -FAR).max(axis=1)
     order = np.argsort(end, kind="stable")
     begins = np.unique(begin)
-    if len(begins) > 16:  # each is a valid test; a few spread ones are enough
-        begins = begins[np.linspace(0, len(begins) - 1, 16).astype(np.int64)]
+    if len(begins) > _BEGINS:  # each is a valid test; a few spread ones are enough
+        begins = begins[np.linspace(0, len(begins) - 1, _BEGINS).astype(np.int64)]
     there = area(begins[:, None], end[order][None, :])  # (B, N, M)
     member = begin[order][None, :] >= begins[:, None]
     mean = np.where(on, size, 0).sum(axis=0) / np.maximum(1, on.sum(axis=0))
     machines = size.shape[1]
-    prices = [np.eye(machines, dtype=np.int64)[m] * _WEIGHT for m in range(machines)]
     slow = np.maximum(mean, 1.0)
-    prices.append(np.maximum(1, np.rint(_WEIGHT * slow.min() / slow)).astype(np.int64))
-    for price in prices:
-        pays = np.where(on, size * price, FAR).min(axis=1)[order]
-        needed = np.cumsum(np.where(member, pays[None, :], 0), axis=1)
-        if (needed > (there * price).sum(axis=-1)).any():
+    for price in (*np.eye(machines), slow.min() / slow):
+        pays = np.where(on, size * price, np.inf).min(axis=1)[order]
+        needed = np.cumsum(np.where(member, pays[None, :], 0.0), axis=1)
+        if (needed > (there * price).sum(axis=-1) * (1 + _MARGIN) + _MARGIN).any():
             return True
     return False

@@ -15,8 +15,8 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from hexopt.core.window import Window, WindowPlan
-from hexopt.formulations.earliest import FAR, Ints, EarliestTimes
 from hexopt.formulations.checker import Verdict
+from hexopt.formulations.earliest import FAR, Bools, EarliestTimes, Ints
 from hexopt.formulations.extraction import to_plan
 from hexopt.formulations.window_bound import usable_by
 
@@ -64,7 +64,7 @@ class WindowModel:
         self.latest: Ints = (
             np.array(limits_us, np.int64)[arrays.workflow] - arrays.after if n else np.zeros(0, np.int64)
         )
-        self.ok = usable_by(arrays, self.latest)
+        self.ok: Bools = usable_by(arrays, self.latest)
         self.feasible = bool(self.ok.reshape(n, -1).any(axis=1).all()) and all(
             end <= limit for end, limit in zip(arrays.floor_ends.tolist(), limits_us, strict=True)
         )
@@ -91,9 +91,10 @@ class WindowModel:
     # -- building --------------------------------------------------------------------------------------------------
 
     def _build(self, rules: Rules) -> None:
-        window, a, m = self.window, self.arrays, self.model
+        window, a = self.window, self.arrays
         nic = window.options.contention == "nic"
-        self.on_p, self.on_d = self.ok.any(axis=2), self.ok.any(axis=1)
+        self.on_p: Bools = np.asarray(self.ok.any(axis=2))
+        self.on_d: Bools = np.asarray(self.ok.any(axis=1))
         latency = window.options.latency_us
         late = self.latest[:, None, None]
         served = np.where(a.one_token[:, None, None], 0, a.wire_us + latency + a.decode_us[:, None, :])
@@ -158,19 +159,15 @@ class WindowModel:
         decode = _sum([int(a.decode_us[c, d]) for d in ds], y, ds)
         latency = window.options.latency_us
         f = self.finish[c] = m.new_int_var(int(a.finish[c].min()), latest, "")
-        first = a.transfer_start[c][np.ix_(ps, ds)]
-        own = a.prefill_end[c][ps]
-        by_p, by_d = first.min(axis=1), first.min(axis=0)
-        need_begin = transfers or any(d in self.kv_on for d in ds) or any(p in self.pkv_on for p in ps)
-        if need_begin or not call.is_open:
+        first = np.where(ok, a.transfer_start[c][np.ix_(ps, ds)], FAR)
+        waits = bool((ok & (first > a.prefill_end[c][ps][:, None])).any())
+        b: Any = end
+        if waits or transfers or any(d in self.kv_on for d in ds) or any(p in self.pkv_on for p in ps):
             b = self.begin[c] = m.new_int_var(int(first.min()), int(self.latest_begin[c].max()), "")
             m.add(b >= end)  # equation (9)
-        else:
-            b = end
-        if (by_p > own).any():
-            m.add(b >= _sum([int(t) for t in by_p], x, ps))
-        if by_d.min() != by_d.max() or by_d.min() > own.min():
-            m.add(b >= _sum([int(t) for t in by_d], y, ds))
+        if waits:
+            m.add(b >= _sum([int(t) for t in first.min(axis=1)], x, ps))
+            m.add(b >= _sum([int(t) for t in first.min(axis=0)], y, ds))
         m.add(f >= b + w + latency + decode)  # equation (10)
 
     def _wire(self, wires: Ints, ok: Any, x: dict[int, Any], y: dict[int, Any], ps: list[int], ds: list[int]) -> Any:
@@ -242,7 +239,7 @@ class WindowModel:
     def _kv_can_bind(self, d: int) -> bool:
         """Say whether the calls that may be sent to d could ever ask for more than is free now."""
         decode, a = self.window.decode[d], self.arrays
-        here = self.ok.any(axis=1)[:, d] & ~a.one_token
+        here = self.on_d[:, d] & ~a.one_token
         new = np.sort(a.kv_blocks[here & a.open])[::-1][: decode.max_new]
         return int(new.sum() + a.kv_blocks[here & ~a.open].sum()) > decode.kv_free_blocks
 
@@ -404,7 +401,7 @@ class WindowModel:
 
 
 def identical(window: Window) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the groups of prefill and of decode instances that no rule and no call tells apart, two members at least."""
+    """Return the groups of two or more prefill and decode instances that no rule and no call tells apart."""
     bound_p = {c.prefill for c in window.calls if not c.is_open}
     bound_d = {c.decode for c in window.calls if not c.is_open}
     kinds_p: dict[Any, list[int]] = {}

@@ -6,15 +6,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.metadata import version
 from typing import Any, ClassVar
 
-import ortools
 from ortools.sat.python import cp_model
 
 from hexopt.core.window import Window, WindowPlan
-from hexopt.formulations.earliest import FAR, EarliestTimes, earliest_times
+from hexopt.errors import ConfigError
 from hexopt.formulations.cpsat.model import Rules, WindowModel, latest_end_us
 from hexopt.formulations.cpsat.objectives import Scaled, state
+from hexopt.formulations.earliest import FAR, EarliestTimes, earliest_times
 from hexopt.formulations.greedy import greedy_plan
 from hexopt.formulations.objective import Objective
 from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason, is_proved
@@ -87,6 +88,9 @@ class CpSat:
         presolve: bool = True,
         linearization: int = 1,
     ) -> None:
+        _known("search", search, ("targets", "objective"))
+        _known("transfers", transfers, (True, False, "lazy"))
+        _known("linearization", linearization, (0, 1, 2))
         self.hint = hint
         self.search = search
         self.ties = ties
@@ -102,6 +106,12 @@ class CpSat:
     ) -> SolveResult:
         """Find a plan within the budget; see :class:`hexopt.formulations.Formulation`."""
         return _Search(self, window, objective, budget, hint).run()
+
+
+def _known(name: str, value: object, legal: tuple[object, ...]) -> None:
+    if value not in legal:
+        told = ", ".join(map(str, legal))
+        raise ConfigError(f"formulation 'cpsat': {name} is {value!r}, it is one of {told}, correct it")
 
 
 class _Search:
@@ -150,7 +160,7 @@ class _Search:
         elif self.arrays.earliest_finish().max() >= FAR:
             self.proved_infeasible = True
             return self._result()
-        if self.best.value is None and self.options.hint and (self.options.tighten or self.objective.kind):
+        if self.best.value is None and self.options.hint:
             self.best.offer(greedy_plan(self.window, self.arrays))
             if self.best.value is not None:
                 self._note_incumbent(self.best.value.objective)
@@ -460,7 +470,7 @@ class _Search:
             variables=self.size[0],
             constraints=self.size[1],
             note=self.invalid or self._note(),
-            solver=f"CP-SAT {ortools.__version__}",
+            solver=f"CP-SAT {version('ortools')}",
             facts=self.facts,
         )
 
@@ -472,7 +482,7 @@ class _Search:
         return "; ".join(relaxed)
 
 
-class _Callback(cp_model.CpSolverSolutionCallback):  # type: ignore[misc]
+class _Callback(cp_model.CpSolverSolutionCallback):
     """Judges each solution as it is found."""
 
     def __init__(self, search: _Search, model: WindowModel, scaled: Scaled | None, ties: bool) -> None:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from hexopt.core.protocols import Forecaster
+from hexopt.core.workflow import Trace
 from hexopt.errors import ConfigError, suggest
+
+if TYPE_CHECKING:
+    from hexopt.policies.forecast.lessons import Learner
 
 FORECASTERS = {
     "none": "what is revealed is all there is",
     "oracle": "the truth; simulations only",
     "noisy:SIGMA": "the truth times a lognormal error, exp(SIGMA·z), one z per call; simulations only",
     "app-residual": "what followed the application's calls, wherever they stood, learnt from workflows that ended",
-    "learned": "what followed calls like this one, learnt from workflows that ended; learned:FILE: also from a trace",
+    "learned": "what followed calls like this one, learnt from workflows that ended",
 }
-"""Forecasters that a policy's option can name, and what they do."""
+"""Forecasters that a policy's option can name, and what they do.
+
+Those that learn can be told to learn from a trace file first: ``learned:FILE``.
+"""
+
+LEARNING = {
+    "app-residual": "hexopt.policies.forecast.residual:AppResidual",
+    "learned": "hexopt.policies.forecast.learned:Learned",
+}
+"""Those that learn."""
 
 KNOWING = ("oracle", "noisy")
 """Those that need the truth: :func:`hexopt.simulate` hands them in."""
@@ -29,21 +45,22 @@ def make_forecaster(text: str) -> Forecaster | None:
     check_forecaster(text)
     if text == "none":
         return None
-    if text.partition(":")[0] in KNOWING:
+    name, _, argument = text.partition(":")
+    if name in KNOWING:
         raise ConfigError(
             f"forecaster '{text}': it knows the truth, only hexopt.simulate can hand it in, name another forecaster"
         )
-    if text == "app-residual":
-        from hexopt.policies.forecast.residual import AppResidual
+    if argument:
+        raise ConfigError(
+            f"forecaster '{text}': policies read no files, only hexopt.simulate can hand it in, name it without a file"
+        )
+    return make_learner(name)
 
-        return AppResidual()
-    if text == "learned":
-        from hexopt.policies.forecast.learned import Learned
 
-        return Learned()
-    raise ConfigError(
-        f"forecaster '{text}': policies read no files, only hexopt.simulate can hand it in, use learned alone"
-    )
+def make_learner(name: str, training: Trace | None = None) -> Learner:
+    """Build a forecaster that learns, from a training trace to begin with."""
+    module, _, attribute = LEARNING[name].partition(":")
+    return getattr(import_module(module), attribute)(training)  # type: ignore[no-any-return]
 
 
 def check_forecaster(text: str) -> None:
@@ -52,7 +69,7 @@ def check_forecaster(text: str) -> None:
     known = {rule.partition(":")[0]: ":" in rule for rule in FORECASTERS}
     if name not in known:
         raise ConfigError(f"forecaster '{text}': it is unknown, {suggest(text, FORECASTERS)}, choose one")
-    if name != "learned" and bool(argument) != known[name]:
+    if name not in LEARNING and bool(argument) != known[name]:
         rule = next(rule for rule in FORECASTERS if rule.partition(":")[0] == name)
         raise ConfigError(f"forecaster '{text}': it is not understood, it is written {rule}, correct it")
     if name == "noisy":

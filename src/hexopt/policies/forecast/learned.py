@@ -8,19 +8,20 @@ they spread as far as those of the whole application.
 
 from __future__ import annotations
 
+from math import isqrt
+from typing import ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
 
-from hexopt.core.cluster import Cluster
-from hexopt.core.protocols import NO_TAIL, LatencyModel, Tail
-from hexopt.core.view import CallView, View
-from hexopt.core.workflow import Trace
-from hexopt.latency.alone import Alone
-from hexopt.policies.forecast.lessons import Facts, Lesson, Lessons, as_log, tail_of_examples
+from hexopt.core.protocols import NO_TAIL, Tail
+from hexopt.core.view import CallView
+from hexopt.policies.forecast.lessons import Facts, Learner, Lesson, tail_of_examples
 
 Floats = NDArray[np.float64]
 
-NEIGHBOURS = 48
+LEAST_NEIGHBOURS = 8
+"""A call has as many neighbours as the root of the number of examples, and at least these."""
 LEAST_WORKFLOWS = 8
 """Below so many ended workflows of the application nothing is foretold."""
 MOST_EXAMPLES = 8192
@@ -29,45 +30,25 @@ LEAST_WEIGHT = 0.08
 """Facts whose rank correlation with what followed is below this are taken to say nothing."""
 
 
-class Learned:
-    """Learns from a training trace, if there is one, and from workflows that end in the run.
+class Learned(Learner):
+    """Nearest neighbours by what a router sees; see above."""
 
-    Parameters
-    ----------
-    training
-        Workflows of the past; not those that are to be forecast.
-    neighbours
-        How many like calls make a forecast.
-    """
+    name: ClassVar[str] = "learned"
 
-    name = "learned"
-
-    def __init__(self, training: Trace | None = None, neighbours: int = NEIGHBOURS) -> None:
-        self._training = training
-        self._neighbours = neighbours
-
-    def reset(self, cluster: Cluster, latency: LatencyModel) -> None:
-        """Forget what was learnt in a run, and learn from the training trace."""
-        alone = Alone(cluster, latency)
-        self._lessons = Lessons(alone)
+    def forget(self) -> None:
+        """Forget everything."""
         self._apps: dict[str, _App] = {}
-        for i, workflow in enumerate(self._training.workflows if self._training is not None else ()):
-            self._learn(self._lessons.lesson(as_log(workflow, -1 - i, alone)))
 
-    def look(self, view: View) -> None:
-        """Learn from workflows that ended."""
-        for lesson in self._lessons.look(view):
-            self._learn(lesson)
+    def learn(self, lesson: Lesson) -> None:
+        """Take in a workflow that ended."""
+        self._apps.setdefault(lesson.app, _App()).learn(lesson)
 
     def tail(self, call: CallView) -> Tail:
         """Return what followed the calls most like this one."""
         app = self._apps.get(call.workflow.app)
         if app is None or len(app) < LEAST_WORKFLOWS:
             return NO_TAIL
-        return app.tail(self._lessons.reader.facts(call), self._neighbours)
-
-    def _learn(self, lesson: Lesson) -> None:
-        self._apps.setdefault(lesson.app, _App()).learn(lesson)
+        return app.tail(self.lessons.reader.facts(call))
 
 
 class _App:
@@ -92,13 +73,13 @@ class _App:
         while self._count > MOST_EXAMPLES and len(self._rows) > 1:
             self._count -= len(self._rows.pop(next(iter(self._rows))))
 
-    def tail(self, facts: Facts, neighbours: int) -> Tail:
+    def tail(self, facts: Facts) -> Tail:
         # Fitting costs a pass over all examples; so it is done whenever they have grown by an eighth.
         if not self._fitted or not 8 * self._count < 9 * self._fitted or 8 * self._count < 7 * self._fitted:
             self._fit()
         far = np.abs(self._facts - _as_row(facts) * self._scale)
         distance = np.square(far).sum(axis=1)
-        k = min(neighbours, len(distance))
+        k = min(max(LEAST_NEIGHBOURS, isqrt(len(distance))), len(distance))
         # Of equal distances, those learnt first: the answer must not depend on the selection algorithm.
         within = np.partition(distance, k - 1)[k - 1]
         near = np.flatnonzero(distance <= within)

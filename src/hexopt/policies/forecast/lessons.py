@@ -9,11 +9,12 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from hexopt.core.protocols import TAIL_LEVELS, Tail
+from hexopt.core.cluster import Cluster
+from hexopt.core.protocols import TAIL_LEVELS, LatencyModel, Tail
 from hexopt.core.view import CallState, CallView, View, WorkflowView
-from hexopt.core.workflow import Workflow
+from hexopt.core.workflow import Trace, Workflow
 from hexopt.latency.alone import Alone
 
 LEAST_PATIENCE_US = 1_000_000
@@ -156,6 +157,46 @@ class Lessons:
     def _patience_us(self, app: str) -> int:
         pause_us = self._pause_us.get(app)
         return FIRST_PATIENCE_US if pause_us is None else max(LEAST_PATIENCE_US, 2 * pause_us)
+
+
+class Learner:
+    """A forecaster that learns from workflows that ended, in the run and before; it says how from a lesson.
+
+    Parameters
+    ----------
+    training
+        Workflows of the past; not those that are to be forecast.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, training: Trace | None = None) -> None:
+        self._training = training
+
+    def reset(self, cluster: Cluster, latency: LatencyModel) -> None:
+        """Forget what was learnt in a run, and learn from the training trace."""
+        self.alone = Alone(cluster, latency)
+        self.lessons = Lessons(self.alone)
+        self.forget()
+        for i, workflow in enumerate(self._training.workflows if self._training is not None else ()):
+            self.learn(self.lessons.lesson(as_log(workflow, -1 - i, self.alone)))
+
+    def look(self, view: View) -> None:
+        """Learn from workflows that ended."""
+        for lesson in self.lessons.look(view):
+            self.learn(lesson)
+
+    def forget(self) -> None:
+        """Forget everything."""
+        raise NotImplementedError
+
+    def learn(self, lesson: Lesson) -> None:
+        """Take in a workflow that ended, in place of what it taught before."""
+        raise NotImplementedError
+
+    def tail(self, call: CallView) -> Tail:
+        """Return what is expected to follow an open call."""
+        raise NotImplementedError
 
 
 def tails_us(workflow: WorkflowView, alone: Alone) -> list[int]:

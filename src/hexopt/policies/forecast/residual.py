@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from bisect import insort
+from typing import ClassVar
 
-from hexopt.core.cluster import Cluster
-from hexopt.core.protocols import NO_TAIL, LatencyModel, Tail
-from hexopt.core.view import CallView, View
-from hexopt.latency.alone import Alone
-from hexopt.policies.forecast.lessons import Lesson, Lessons, tail_of_examples
+from hexopt.core.protocols import NO_TAIL, Tail
+from hexopt.core.view import CallView
+from hexopt.policies.forecast.lessons import Learner, Lesson, tail_of_examples
 
 
-class AppResidual:
-    """Learns from workflows that ended in the run; knows nothing of an application before its first."""
+class AppResidual(Learner):
+    """Knows nothing of an application before its first workflow ended."""
 
-    name = "app-residual"
+    name: ClassVar[str] = "app-residual"
 
-    def reset(self, cluster: Cluster, latency: LatencyModel) -> None:
+    def forget(self) -> None:
         """Forget everything."""
-        self._lessons = Lessons(Alone(cluster, latency))
         self._seen: dict[str, list[int]] = {}
         self._of: dict[int, list[int]] = {}
         self._tails: dict[str, Tail] = {}
 
-    def look(self, view: View) -> None:
-        """Learn from workflows that ended."""
-        for lesson in self._lessons.look(view):
-            self._learn(lesson)
-
-    def _learn(self, lesson: Lesson) -> None:
+    def learn(self, lesson: Lesson) -> None:
+        """Take in a workflow that ended."""
         examples = self._seen.setdefault(lesson.app, [])
         for us in self._of.pop(lesson.workflow, ()):
             examples.remove(us)
