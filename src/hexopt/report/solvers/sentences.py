@@ -119,7 +119,7 @@ def headline_sentences(data: Solves) -> list[str]:
         for limit in data.limits:
             at = [cell for cell in own if cell.limit_ms == limit]
             if at:
-                sentences.append(f"**{objective}, {limit:g} ms**: {_at_limit(data, at)}")
+                sentences.append(f"**{objective}, {limit:g} ms**: {_at_limit(data.of(objective=objective), at)}")
     return sentences
 
 
