@@ -170,7 +170,7 @@ def caution_sentences(data: Solves) -> list[str]:
         out.append(f"{solver}: {len(part)} solves ended with an error, most often: {most.index[0]}")
     late = table[table["overrun_s"] > 0.5 * table["limit_ms"] / 1000 + 0.005]
     for solver, part in late.groupby("solver"):
-        worst = part.loc[part["overrun_s"].idxmax()]
+        worst = part.sort_values("overrun_s").iloc[-1]
         out.append(
             f"{solver}: {len(part)} solves took more than half again their limit and 5 ms; the latest came "
             f"{1000 * float(worst['overrun_s']):.0f} ms after {float(worst['limit_ms']):g} ms ({worst['instance']}, "
@@ -184,10 +184,9 @@ def caution_sentences(data: Solves) -> list[str]:
         known = {"library": "in the library alone", "study": "in this study alone", "both": "in both"}
         parts = [f"{source[key]} {words}" for key, words in known.items() if key in source]
         out.append(f"Best known values of {total} problems: {', '.join(parts)}.")
-    problems = table.groupby(["instance", "objective"])
-    proved = problems.apply(_closed, include_groups=False)
+    proved = [_closed(part) for _, part in table.groupby(["instance", "objective"])]
     out.append(
-        f"{int(proved.sum())} of {len(proved)} best known values are proved optimal; the others may be improved, and "
+        f"{sum(proved)} of {len(proved)} best known values are proved optimal; the others may be improved, and "
         "gaps to them are lower bounds of the true gaps."
     )
     return out
