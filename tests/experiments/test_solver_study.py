@@ -188,7 +188,7 @@ def test_a_solver_that_hangs_is_ended(library: Library, monkeypatch: pytest.Monk
     monkeypatch.setattr(solver_pool, "PATIENCE", 1.0)
     tasks = [SolveTask(name, "n004-roomy-x1", 4, "sum", Solver(name, name), 50.0) for name in ("hangs", "first")]
     rows = {
-        task.solver.label: row for task, row in solver_pool.solve_all(tasks, str(library.folder), 1, patience_s=0.2)
+        task.solver.label: row for task, row in solver_pool.solve_all(tasks, str(library.folder), 1, patience_s=5.0)
     }
     assert rows["hangs"]["error"] == "it did not come back, its process was ended"
     assert rows["first"]["status"] == "feasible"

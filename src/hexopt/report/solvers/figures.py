@@ -34,17 +34,18 @@ PER_OBJECTIVE: dict[str, Kind] = {
     "first_incumbent": Kind(
         curves.plot_first_incumbent,
         "Seconds from the call of the solver to its first plan, model building included. Solves without a plan are "
-        "left out, which favours who has few: see the share without a plan. With a hint the first plan may be the hint.",
+        "left out, which favours who has few: see the share without a plan. With a hint, the first may be the hint.",
     ),
     "proof_profile": Kind(
         profiles.plot_proof_profile,
         "Share of problems that a solver has proved within a multiple of the time of the quickest. The time is that of "
-        "the quickest solve over the limits.",
+        "the quickest solve over the limits. A problem that a solver was not given counts as not solved.",
     ),
     "close_profile": Kind(
         profiles.plot_close_profile,
-        "Share of problems with a plan within 1% of the best known value, within a multiple of the time of the quickest "
-        "solver. A solver that runs until its limit is charged the limit, so its times come in steps.",
+        "Share of problems with a plan within 1% of the best known value, within a multiple of the quickest solver's "
+        "time. A solver that runs until its limit is charged the limit, so its times come in steps. A "
+        "problem that it was not given counts as not solved.",
     ),
     "bounds": Kind(
         curves.plot_bounds,

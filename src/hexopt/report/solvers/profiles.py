@@ -38,14 +38,15 @@ def times_s(data: Solves, goal: Goal) -> dict[str, dict[tuple[str, str], float]]
 def profile(data: Solves, goal: Goal) -> dict[str, tuple[list[float], list[float]]]:
     """Return, for each main solver, the steps of its profile: ratios to the quickest solver, and shares of problems.
 
-    Only problems that all of the solvers tried count; one that nobody solved counts against all.
+    A problem that a solver did not solve, or was not given, counts against it; one that nobody solved against all.
     """
     times = {solver: found for solver, found in times_s(data, goal).items() if solver in data.main}
-    problems = sorted(set.intersection(*(set(found) for found in times.values()))) if times else []
-    best = {problem: min(found[problem] for found in times.values()) for problem in problems}
+    problems = sorted(set().union(*times.values()))
+    best = {problem: min(found.get(problem, math.inf) for found in times.values()) for problem in problems}
     steps = {}
     for solver in data.main:
-        ratios = np.sort([times[solver][p] / best[p] for p in problems if math.isfinite(times[solver][p])])
+        own = times[solver]
+        ratios = np.sort([own[p] / best[p] for p in problems if math.isfinite(own.get(p, math.inf))])
         shares = np.arange(1, len(ratios) + 1) / max(1, len(problems))
         steps[solver] = ([float(r) for r in ratios], [float(s) for s in shares])
     return steps

@@ -22,9 +22,9 @@ EQUAL = 5e-4
 class Cell(NamedTuple):
     """Who does best on windows of one size within one limit.
 
-    Gaps are means of what would be served; ``level`` are the others whose paired difference to the best has an
-    interval that includes zero. ``gain`` is the best's paired gain over the greedy plan with its interval, ``None``
-    without a greedy plan.
+    Gaps are means of what would be served. ``level`` are those of the ``ranked`` solvers whose paired difference to the
+    best has an interval that includes zero. ``gain`` is the best's paired gain over the greedy plan with its interval,
+    ``None`` without a greedy plan.
     """
 
     objective: str
@@ -34,8 +34,14 @@ class Cell(NamedTuple):
     best: str
     gap: float
     level: tuple[str, ...]
+    ranked: int
     greedy: float
     gain: tuple[float, float, float] | None
+
+    @property
+    def decided(self) -> bool:
+        """Whether the best can be told from any of the others."""
+        return len(self.level) < self.ranked - 1 or self.ranked == 1
 
     @property
     def pays(self) -> bool:
@@ -86,7 +92,16 @@ def _cell(part: pd.DataFrame, solvers: Sequence[str], objective: str, calls: int
     greedy = part.drop_duplicates("instance").set_index("instance")["greedy_gap"].reindex(windows)
     gain = None if greedy.isna().any() else interval((greedy - whole[best]).tolist())
     return Cell(
-        objective, calls, limit, len(windows), best, float(whole[best].mean()), tuple(level), float(greedy.mean()), gain
+        objective,
+        calls,
+        limit,
+        len(windows),
+        best,
+        float(whole[best].mean()),
+        tuple(level),
+        len(whole),
+        float(greedy.mean()),
+        gain,
     )
 
 
@@ -104,21 +119,26 @@ def headline_sentences(data: Solves) -> list[str]:
         for limit in data.limits:
             at = [cell for cell in own if cell.limit_ms == limit]
             if at:
-                sentences.append(f"**{objective}, {limit:g} ms**: {_at_limit(data, at)}")
+                sentences.append(f"**{objective}, {limit:g} ms**: {_at_limit(data.of(objective=objective), at)}")
     return sentences
 
 
 def _at_limit(data: Solves, at: Sequence[Cell]) -> str:
     by_best: dict[str, list[Cell]] = {}
     for cell in at:
-        by_best.setdefault(cell.best, []).append(cell)
+        if cell.decided:
+            by_best.setdefault(cell.best, []).append(cell)
     parts = []
     for best, won in by_best.items():
-        alone = all(not cell.level for cell in won)
         gap = max(cell.gap for cell in won)
-        shared = "" if alone else ", not always distinguishable from others"
+        level = list(dict.fromkeys(other for cell in won for other in cell.level))
+        shared = f", not always distinguishable from {' and '.join(level)}" if level else ""
         parts.append(f"{best} at {sizes_text(c.calls for c in won)} calls (mean gap at most {show(data, gap)}{shared})")
-    text = f"smallest mean gap: {'; '.join(parts)}."
+    text = f"smallest mean gap: {'; '.join(parts)}." if parts else ""
+    open_ = [cell for cell in at if not cell.decided]
+    if open_:
+        text += f" All ranked solvers are level at {sizes_text(c.calls for c in open_)} calls."
+    text = text.strip()
     judged = [cell for cell in at if cell.gain is not None]
     idle = [cell for cell in judged if not cell.pays]
     if judged and len(idle) == len(judged):
@@ -150,7 +170,7 @@ def caution_sentences(data: Solves) -> list[str]:
         out.append(f"{solver}: {len(part)} solves ended with an error, most often: {most.index[0]}")
     late = table[table["overrun_s"] > 0.5 * table["limit_ms"] / 1000 + 0.005]
     for solver, part in late.groupby("solver"):
-        worst = part.loc[part["overrun_s"].idxmax()]
+        worst = part.sort_values("overrun_s").iloc[-1]
         out.append(
             f"{solver}: {len(part)} solves took more than half again their limit and 5 ms; the latest came "
             f"{1000 * float(worst['overrun_s']):.0f} ms after {float(worst['limit_ms']):g} ms ({worst['instance']}, "
@@ -164,10 +184,9 @@ def caution_sentences(data: Solves) -> list[str]:
         known = {"library": "in the library alone", "study": "in this study alone", "both": "in both"}
         parts = [f"{source[key]} {words}" for key, words in known.items() if key in source]
         out.append(f"Best known values of {total} problems: {', '.join(parts)}.")
-    problems = table.groupby(["instance", "objective"])
-    proved = problems.apply(_closed, include_groups=False)
+    proved = [_closed(part) for _, part in table.groupby(["instance", "objective"])]
     out.append(
-        f"{int(proved.sum())} of {len(proved)} best known values are proved optimal; the others may be improved, and "
+        f"{sum(proved)} of {len(proved)} best known values are proved optimal; the others may be improved, and "
         "gaps to them are lower bounds of the true gaps."
     )
     return out

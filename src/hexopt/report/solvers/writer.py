@@ -29,11 +29,11 @@ READING = (
     "cut from a longer one. Time is measured around the solver's call, model building included, reading the window, "
     "the hint and the judge's work not. Before its first measured solve in a process each solver solves a tiny window: "
     "loading libraries and compiling are not charged.",
-    "Every value is the checker's, which shares no code with any solver. A solver's plan of another value than it said, "
+    "Every value is the checker's, which shares no code with any solver. A plan of another value than its solver said, "
     "and a bound above a known plan's value, are named above.",
     "Best known is the smallest value of a plan in the library's best_known.csv or in this study. Gaps of bottleneck "
     "and sum are shares of it; those of late and hinge, which may be 0, are differences.",
-    "What would be served is the better of the solver's plan and the greedy one, which a loop would fall back to. Where "
+    "What would be served is the better of the solver's plan and the greedy one, which a loop falls back to. Where "
     "there is no greedy plan it is the solver's own.",
     "Intervals are 95% percentile bootstrap intervals over windows. Windows of one run resemble each other, so the "
     "intervals are too narrow rather than too wide. The best of several solvers is chosen by its mean on the windows "
