@@ -138,6 +138,9 @@ class Search:
         k.judge_best(a, self.goal, s)
         if self._room_binds and k.construct_with_room(a, f, s, s.rank):
             k.offer(a, self.goal, s, s.p.copy(), s.d.copy(), s.rank.copy())
+            k.settle(a, f, self.goal, s, limit)
+            s.rank[s.order] = np.arange(len(s.rank))
+            k.offer(a, self.goal, s, s.p.copy(), s.d.copy(), s.rank.copy())
         return True
 
     def run(self, moves: int | None, until: float | None = None, zero: float = 0.0) -> StopReason:
