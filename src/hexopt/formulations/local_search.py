@@ -42,6 +42,8 @@ _TWIN_COSTS = 16
 """Moves that one judged by the twin counts for, in a budget of iterations."""
 _SHARE = 0.2
 """The share of the budget before the twin takes over, where already the first placement has to wait for room."""
+_SMALL = 16
+"""Up to so many calls the last part walks on the twin also where only the network makes calls wait."""
 _FIRST_CHUNK = 32
 """Moves before the clock is looked at for the first time."""
 _CHUNK_S = 3e-4
@@ -138,6 +140,9 @@ class Search:
         k.judge_best(a, self.goal, s)
         if self._room_binds and k.construct_with_room(a, f, s, s.rank):
             k.offer(a, self.goal, s, s.p.copy(), s.d.copy(), s.rank.copy())
+            k.settle(a, f, self.goal, s, limit)
+            s.rank[s.order] = np.arange(len(s.rank))
+            k.offer(a, self.goal, s, s.p.copy(), s.d.copy(), s.rank.copy())
         return True
 
     def run(self, moves: int | None, until: float | None = None, zero: float = 0.0) -> StopReason:
@@ -161,7 +166,7 @@ class Search:
             return reason
         s = self._state
         self._kernels.judge_best(self.arrays, self.goal, s)
-        self.on_twin = self._waits()
+        self.on_twin = self._waits() or self._network_binds()
         more = None if moves is None or first_moves is None else moves - first_moves + left
         reason, _ = self._go(self.on_twin, more, until, zero)
         if not self.on_twin and self._kernels.judge_best(self.arrays, self.goal, s):
@@ -211,6 +216,14 @@ class Search:
         champion, best = self._state.champion_value, self._state.best_value
         more = champion > best * (1 + 1e-12)
         return bool(more[0] or (more[1] and champion[0] >= best[0]))
+
+    def _network_binds(self) -> bool:
+        """Say whether waits for the network, which orders on prefill instances ignore, cost a small window much."""
+        if len(self.arrays.calls) > _SMALL:
+            return False  # the twin's walk would come less far than the quick one
+        relaxed = np.empty(2)
+        self._kernels.objective_of(self._state.best_relaxed, self.goal, relaxed)
+        return bool((self._state.best_value > relaxed * 1.001).any())
 
     def _movable_or_all(self) -> Ints:
         return self._movable if len(self._movable) else np.arange(len(self.arrays.calls))
