@@ -213,6 +213,18 @@ def test_wire_times_of_pairs_that_are_no_maximum_are_exact() -> None:
     assert found.value.objective == pytest.approx((10 + 1 + 5) / 100)
 
 
+def test_transfers_are_stated_where_a_solution_needs_them() -> None:
+    window = two_calls(calls=[{**c, "wire_us": [[500]]} for c in two_calls().to_json()["calls"]])
+    for transfers in ("lazy", True):
+        found = CpSat(hint=False, tighten=False, transfers=transfers).solve(window, BOTTLENECK, AMPLE)
+        assert found.status is Status.OPTIMAL
+        assert found.value is not None
+        assert found.value.objective == pytest.approx((10 + 500 + 500 + 5) / 100)
+    relaxed = CpSat(hint=False, tighten=False, transfers=False).solve(window, BOTTLENECK, AMPLE)
+    assert relaxed.status is Status.FEASIBLE
+    assert "transfers are relaxed" in relaxed.note
+
+
 def test_statuses_say_what_is_known() -> None:
     full = two_calls(decode=[{**two_calls().to_json()["decode"][0], "kv_free_blocks": 1}])
     assert CpSat().solve(full, BOTTLENECK, AMPLE).status is Status.INFEASIBLE

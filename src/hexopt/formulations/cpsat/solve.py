@@ -283,8 +283,10 @@ class _Search:
             answer = self._solve(limits, None, transfers, step)
             if answer is None or answer.found is None:
                 return answer
-            if self.best.verdict is not None and _within(self.best.verdict.ends_us, limits):
-                return answer  # the plan keeps the model's word
+            played = self.best.verdict
+            if not transfers and len(stages) > 1 and played is not None and _within(played.ends_us, limits):
+                # The plan keeps the model's word. It, not the solution, is what the full model can reach.
+                return _Answer(answer.status, 0.0, list(played.ends_us))
         return answer
 
     # -- one model with an objective -----------------------------------------------------------------------------------
