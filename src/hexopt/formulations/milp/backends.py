@@ -42,7 +42,9 @@ class Answer(NamedTuple):
 
 
 class Backend(Protocol):
-    """Runs one solver."""
+    """Runs one solver. ``takes_start``: whether it makes use of a model's ``start``."""
+
+    takes_start: bool
 
     def solve(self, model: LinearModel, limits: Limits) -> Answer:
         """Minimise a model, from its ``start`` where the solver takes one."""

@@ -141,6 +141,8 @@ class Milp:
         attempt = Attempt(self, window, objective, budget)
         if budget.iterations is not None:
             attempt.notes.append("iterations are no measure of a solver and were ignored")
+        if hint is not None and not self.backend.takes_start:
+            attempt.notes.append(f"{self.solver} was not started from the hint")
         attempt.best.offer(hint)
         if not window.calls:
             attempt.best.offer(())
@@ -176,7 +178,7 @@ class Milp:
         if hint is not None and first is not None:
             frame.start_from(first)
             order.start_from(first)
-            if attempt.best.plan is not None and known[0] is not first:
+            if attempt.best.plan is not None and known[0] is not first and self.backend.takes_start:
                 attempt.notes.append("the solver was started from a list schedule, which is better than the hint")
         attempt.build_s = time.perf_counter() - attempt.begin
         self._first_stage(attempt, frame, order)

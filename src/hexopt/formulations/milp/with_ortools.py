@@ -50,6 +50,7 @@ def _proto(model: LinearModel) -> Any:
 class _MathOpt:
     def __init__(self, solver: Any) -> None:
         self._solver = solver
+        self.takes_start = solver is mathopt.SolverType.GSCIP  # OR-Tools gives HiGHS none
 
     def solve(self, model: LinearModel, limits: Limits) -> Answer:
         if self._solver is mathopt.SolverType.HIGHS and highs_clash():
@@ -74,7 +75,6 @@ class _MathOpt:
             parameters.highs.int_options["threads"] = limits.threads
             parameters.highs.double_options["dual_feasibility_tolerance"] = DUAL_TOLERANCE
             # Its own integer tolerance stays: with less it repairs solutions, and prints that it does.
-            note = "OR-Tools gives HiGHS no hint" if model.start else ""
         if limits.seconds is not None:
             left = limits.seconds - (time.perf_counter() - begin)
             parameters.time_limit = timedelta(seconds=max(0.001, left))

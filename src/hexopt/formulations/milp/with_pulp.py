@@ -77,8 +77,6 @@ def _problem(model: LinearModel) -> tuple[Any, list[Any]]:
             problem.addConstraint(
                 pulp.LpConstraint(pulp.LpAffineExpression(terms), sense, f"r{k:07d}{'gle'[sense + 1]}", side)
             )
-    for j, value in model.start.items():
-        columns[j].setInitialValue(value, check=False)
     return problem, columns
 
 
@@ -90,6 +88,9 @@ def _sides(lower: float, upper: float) -> list[tuple[int, float]]:
 
 
 class _CbcBackend:
+    takes_start = False
+    """With one, CBC 2.10.3 calls solutions optimal that are not (a test keeps such a case)."""
+
     def __init__(self, path: str) -> None:
         self._path = path
 
@@ -106,7 +107,6 @@ class _CbcBackend:
                 gapAbs=0.0,
                 threads=limits.threads,
                 maxNodes=limits.nodes,
-                warmStart=bool(model.start),
                 logPath=str(log),
                 options=[
                     f"dualTolerance {DUAL_TOLERANCE}",
@@ -141,14 +141,12 @@ class _CbcBackend:
             value = re.search(r"^Objective value:\s+(\S+)", told, re.M)
             dual = float(value[1]) - 1e-8 if value else objective - 1e-7 * abs(objective)
             objective = float(value[1]) if value else objective
-        note = "" if not model.start or "MIPStart provided solution" in told else "CBC did not take the hint"
         return Answer(
             StopReason.PROVED if proved else stop,
             values,
             objective,
             dual,
             incumbents=((took, objective),),
-            note=note,
         )
 
 
@@ -159,12 +157,9 @@ class _Cbc(pulp.COIN_CMD):  # type: ignore[misc]
     """On the clock of :func:`time.perf_counter`."""
 
     def solve_CBC(self, lp: Any, use_mps: bool = True) -> int:  # noqa: N802 - PuLP's name
-        mps, solution, start = self.create_tmp_files(lp.name, "mps", "sol", "mst")
+        mps, solution = self.create_tmp_files(lp.name, "mps", "sol")
         columns, names, rows, _ = lp.writeMPS(mps, rename=1)
         command = [self.path, mps]
-        if self.optionsDict.get("warmStart"):
-            self.writesol(start, lp, columns, names, rows)
-            command += ["-mips", start]
         left = None if self.stop_at is None else max(0.01, self.stop_at - time.perf_counter())
         if left is not None:
             command += ["-sec", f"{left * (1 - _KEPT_BACK):.3f}"]
@@ -182,6 +177,8 @@ class _Cbc(pulp.COIN_CMD):  # type: ignore[misc]
 
 
 class _HighsBackend:
+    takes_start = True
+
     def solve(self, model: LinearModel, limits: Limits) -> Answer:
         begin = time.perf_counter()
         answer, reported = _run_highs(model, model.start, limits, begin)
