@@ -73,4 +73,3 @@ def trace_bounds(
     late = problem.workflows - number
     found = lp_bound(problem, late, path, settings, progress, hint) if lp else None
     return Bounds(str(quantile), late, path, found)
-
