@@ -115,7 +115,7 @@ def simulate(
     cluster.check()
     foretell = make_predictor(predictor) if isinstance(predictor, str) else predictor
     latency = ClusterLatency(cluster)
-    _hand_forecasts(policy, trace, seed, delays)
+    hand_forecasters(policy, trace, seed, delays)
     believed = ClusterLatency(misjudged(cluster, estimate_error, stream(seed, "estimates"))) if estimate_error else None
     simulation = Simulation(
         trace,
@@ -195,7 +195,7 @@ def _known_alone(cluster: Cluster) -> dict[object, int]:
     return {}
 
 
-def _hand_forecasts(policy: Policy | None, trace: Trace, seed: int, delays: str | None) -> None:
+def hand_forecasters(policy: Policy | None, trace: Trace, seed: int, delays: str | None) -> None:
     """Hand a policy, those within it and its fallback a forecaster that it cannot make itself, if it wants one."""
     if policy is None:
         return
@@ -211,7 +211,7 @@ def _hand_forecasts(policy: Policy | None, trace: Trace, seed: int, delays: str 
                 name, training if delays is None else apply_delays(training, delays, seed)
             )
     for part in ("policy", "fallback"):
-        _hand_forecasts(getattr(policy, part, None), trace, seed, delays)
+        hand_forecasters(getattr(policy, part, None), trace, seed, delays)
 
 
 def _foretells(predictor: object) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hexopt
+from hexopt.api import hand_forecasters
 from hexopt.capacity import apply_arrivals_on
 from hexopt.core.cluster import Cluster
 from hexopt.core.workflow import Trace
@@ -198,6 +199,7 @@ def _rehearse(
             for policy, options in policies if t == c == 0 else policies[:1]:
                 made = hexopt.make_policy(policy.name, **options)
                 predictor = make_predictor(policy.predictor or config.predictor)
+                hand_forecasters(made, trace, seed, entry.delays)
                 Simulation(trace, cluster, made, predictor, seed=seed, stop_us=config.stop_us)
 
 
