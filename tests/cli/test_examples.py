@@ -36,6 +36,8 @@ COMMANDS = [
     ["window", "submit"],
     ["window", "verify"],
     ["solve"],
+    ["forecast"],
+    ["forecast", "evaluate"],
 ]
 
 
