@@ -37,6 +37,8 @@ COMMANDS = [
     ["window", "submit"],
     ["window", "verify"],
     ["solve"],
+    ["forecast"],
+    ["forecast", "evaluate"],
 ]
 
 
