@@ -1,8 +1,9 @@
 """The best schedule that can be found with full knowledge of a trace: an upper bound on the best Req_q.
 
 :func:`best_known` runs the shipped policies with true output lengths, then a greedy policy that also knows what every
-workflow still has to do (:class:`Foresight`), and improves its targets by search. What it finds is a table of decisions
-that policy ``replay`` carries out. Together with :mod:`hexopt.formulations.bounds` it encloses the truth from both sides.
+workflow still has to do (:class:`Foresight`), and improves its targets by search. What it finds is a table of
+decisions that policy ``replay`` carries out. Together with :mod:`hexopt.formulations.bounds` it encloses the truth from
+both sides.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Foresight(BasePolicy):
 
     At every event all calls waiting for prefill are placed anew, one by one, each where it finishes first, in order of
     ``(finish + stretch · remaining − arrival) / (scale · standalone)``: HexAGenT's rule with true lengths, true
-    remaining times and the true standalone latency. (formulations.md, offline search.)
+    remaining times and the true standalone latency.
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ class Foresight(BasePolicy):
 
     def origin_us(self, call: CallView) -> int:
         """Return the instant from which the time to the call's completion counts, so that what follows is included."""
-        return self._origin[self._first[call.workflow.index] + call.index]
+        return int(self._origin[self._first[call.workflow.index] + call.index])
 
     def plan(self, view: View) -> Plan:
         """Place all calls that wait for prefill."""

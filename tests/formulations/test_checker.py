@@ -54,11 +54,11 @@ def test_a_transfer_takes_both_interfaces() -> None:
     # a: p0 to d0, on the wire from 10 to 40. c, from p1, is ready at 15 and waits for d0. b, to d1, is ready at 20 and
     # waits for p0 although d1 is free.
     calls = [call("a", [10, 10], [0, 0], wire=30), call("b", [10, 10], [0, 0]), call("c", [15, 15], [0, 0], wire=7)]
-    window = small_window(calls)
+    window = small_window(calls, latency_us=4)  # which takes no interface
     v = played(window, (0, 0, 0), (0, 1, 1), (1, 0, 2))
     assert v.admit_us == (10, 20, 15)
     assert v.transfer_start_us == (10, 40, 40)
-    assert v.finish_us == (40, 45, 47)
+    assert v.finish_us == (44, 49, 51)
     free = small_window(calls, contention="none")
     assert played(free, (0, 0, 0), (0, 1, 1), (1, 0, 2)).transfer_start_us == (10, 20, 15)
 

@@ -107,6 +107,38 @@ def test_by_hand(name: str, text: str, value: float, total: float) -> None:
         assert result.value.total == pytest.approx(total, rel=1e-9)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_where_neither_the_bound_nor_the_list_schedule_is_right(name: str) -> None:
+    """Five calls of 300, 300, 200, 200, 200 ms on two equal instances, 0.9 s to follow, horizons of 1 s.
+
+    The longest first makes one instance end at 700 ms; 300 + 300 and 200 + 200 + 200 is best: 1.5. Alone, a call has at
+    most 1.2. So the bisection has to find its way.
+    """
+    window = make_window("five", 5, workflows=5, decodes=1)
+    window = replace(
+        window,
+        options=WindowOptions("none", "backfill", False),
+        prefill=tuple(replace(p, free_us=0, held=()) for p in window.prefill),
+        workflows=tuple(replace(w, elapsed_us=0, horizon_us=1_000_000) for w in window.workflows),
+        calls=tuple(
+            replace(
+                call,
+                tail_us=0,
+                prefill_us=(300_000 if c < 2 else 200_000,) * 2,
+                wire_us=((50_000,), (50_000,)),
+                decode_us=(850_000,),
+            )
+            for c, call in enumerate(window.calls)
+        ),
+    )
+    options = {"slot_us": 50_000} if name == "milp-time-indexed" else {}
+    result = solve(name, "highs", window, BOTTLENECK, budget=Budget(deterministic=50.0), **options)
+    assert result.value is not None
+    assert result.value.objective == pytest.approx(1.5, rel=1e-9)
+    assert result.bound == pytest.approx(1.5, rel=1e-6)
+    assert result.status is Status.OPTIMAL
+
+
 # ----- agreement ------------------------------------------------------------------------------------------------------
 
 

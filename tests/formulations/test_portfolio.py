@@ -65,7 +65,7 @@ def test_a_window_that_the_bound_proves_needs_no_solver() -> None:
 
 
 def test_what_is_left_goes_to_the_solver() -> None:
-    window = refresh(random_window(0, 10, "fan-out"))
+    window = refresh(random_window(1, 10, "uneven"))
     found = Portfolio(local_search=Greedy(), ties=False).solve(window, BOTTLENECK, AMPLE)
     alone = Greedy().solve(window, BOTTLENECK, AMPLE).value
     assert found.value is not None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import hexopt
 from hexopt.core.view import CallState
 from hexopt.core.window import Placement, Window, load_window
 from hexopt.experiments.windows import harvest_windows, save_windows
 from hexopt.formulations.checker import check
-from hexopt.policies.cutting import Cut, Cutter, Horizons, waiting_calls
+from hexopt.latency import ClusterLatency
+from hexopt.policies.cutting import Cut, Cutter, Horizons, _decode_us, _Decoder, waiting_calls
 from hexopt.policies.harvest import most_urgent
 from hexopt.policies.projection import Estimator
 from tests.policies.sample_run import TRACE
@@ -138,3 +140,17 @@ def test_prefill_candidates_are_kept() -> None:
     books = Books(cluster([prefill("small", kv_tokens=50), prefill("large")], 1))
     books.call(60, 10)
     assert cut(books).window.calls[0].prefill_us == (None, 10_000)
+
+
+def test_arrays_are_the_models_own_arithmetic() -> None:
+    c = hexopt.load_cluster("hetero-1-llama")
+    model = ClusterLatency(c)
+    placed = SimpleNamespace(batch=3, context=5_000)
+    for most in (5, 1_000):  # a full batch, or not
+        decodes = [_Decoder(model, d, placed, 7, most, 900) for d in range(len(c.decode))]  # type: ignore[arg-type]
+        calls = [(17 * k + 2, k * k % 91, k % 3 == 0) for k in range(60)]
+        found = _decode_us(decodes, model, [d.latency.b2_ms for d in c.decode], calls)
+        assert found == [[d.decode_us(*call) for d in decodes] for call in calls]
+        large = [(2**41, 2**21, True)]
+        assert _decode_us(decodes, model, [0.0] * len(decodes), large) == [[d.decode_us(*large[0]) for d in decodes]]
+    assert _decode_us(decodes, model, [], []) == []

@@ -199,6 +199,7 @@ def test_numbers_of_a_tail() -> None:
         ("mean", 0.5, 150),
         ("median", 1.0, 200),
         ("low", 1.0, 0),
+        ("cautious", 1.0, 65),  # (9 / (1/1⁴ + 3/2⁴ + 1/3⁴ + 1/4⁴ + 1/5⁴ + 1/6⁴ + 1/11⁴))^¼ · 100 − 100
         ("harmonic", 1.0, 154),  # 9 / (1/100 + 3/200 + 1/300 + 1/400 + 1/500 + 1/600 + 1/1100) − 100
     ):
         assert Tails(Says(tail), shrinkage, tail_of).of_call(call, 100) == want  # type: ignore[arg-type]

@@ -149,7 +149,9 @@ def _broken_rules(window: Window, plan: WindowPlan) -> list[Violation]:
             found.append(Violation("instance-unknown", f"{where}: {told}, choose one of them"))
             continue
         if not _is_finite(priority):
-            found.append(Violation("priority-finite", f"{where}: priority {priority!r} found, it is a finite number, correct it"))
+            found.append(
+                Violation("priority-finite", f"{where}: priority {priority!r} found, it is a finite number, correct it")
+            )
         if p not in call.prefills() or not (idle or d in call.decodes()):
             rule = "candidate" if call.is_open else "bound"
             told = f"prefill {call.prefills()}, decode {call.decodes()}"

@@ -274,7 +274,7 @@ def _less(value: Floats, other: Floats) -> bool:
     """Say whether a value is smaller than another by more than rounding."""
     if value[0] * _CLOSE < other[0]:
         return True
-    return value[0] <= other[0] * _CLOSE and value[1] * _CLOSE < other[1]
+    return value[0] <= other[0] * _CLOSE and value[1] * _CLOSE < other[1]  # type: ignore[no-any-return]
 
 
 @jit
@@ -327,7 +327,7 @@ class State(NamedTuple):
     """Shape (N,): of the workflow, if this call decided it, network and room never waited for."""
     rows: Ints
     """Shape (P, N): the open calls of each prefill instance, in order."""
-    count: Ints
+    length: Ints
     """Shape (P,)."""
     used: Ints
     """Shape (D,): open calls of more than one token."""
@@ -342,7 +342,7 @@ class State(NamedTuple):
     best_end_us: Ints
     best_ratio: Floats
     best_rows: Ints
-    best_count: Ints
+    best_length: Ints
     best_used: Ints
     best_relaxed: Floats
     best_order: Ints
@@ -359,6 +359,10 @@ class State(NamedTuple):
 
 RANDOM, STALL, KICKS, MOVES, INCUMBENTS = range(5)
 """Entries of ``numbers``: the random state, moves since the last success, forced moves to come, moves, incumbents."""
+
+
+NOT_BEGUN = 2**40
+"""Moves without success that stand for a walk that has still to go to its best placement."""
 
 
 def new_state(n: int, n_p: int, n_d: int, n_w: int, seed: int) -> State:
@@ -392,7 +396,7 @@ def _draw(numbers: Ints, n: int) -> int:
     x ^= x >> 17
     x ^= (x << 5) & 0xFFFFFFFF
     numbers[RANDOM] = x
-    return (x * n) >> 32
+    return (x * n) >> 32  # type: ignore[no-any-return]
 
 
 @inlined
@@ -489,7 +493,7 @@ def _sequence(
         late[chosen] = late[place]
 
 
-# --- Local search: a whole placement ----------------------------------------------------------------------------------
+# --- Local search: a whole placement ---------------------------------------------------------------------------------
 
 
 @inlined
@@ -545,7 +549,7 @@ def _best_decode(a: WindowArrays, f: Facts, used: Ints, c: int, i: int, end: int
 
 @jit
 def _make_room(a: WindowArrays, f: Facts, s: State, placed: Ints, c: int) -> int:
-    """Shift placed calls between decode instances so that one that c may go to has room; return it, −1 if there is none.
+    """Shift placed calls between decode instances so that one that c may go to has room; return it, −1 for none.
 
     A search for an augmenting path over decode instances: where it fails, no placement keeps the caps.
     """
@@ -568,7 +572,7 @@ def _make_room(a: WindowArrays, f: Facts, s: State, placed: Ints, c: int) -> int
                 s.used[e] += 1
                 s.used[origin] -= 1
                 e = origin
-            return e
+            return e  # type: ignore[no-any-return]
         for b in range(n):
             if placed[b] and a.calls[b, OPEN] and not a.calls[b, ONE] and s.d[b] == e:
                 for g in range(n_d):
@@ -607,7 +611,7 @@ def construct(a: WindowArrays, f: Facts, s: State) -> bool:
     pairs = np.zeros((n, 3), np.int64)
     placed = np.zeros(n, np.int64)
     s.used[:] = 0
-    s.count[:] = 0
+    s.length[:] = 0
     for c in range(n):
         _find_pair(a, f, s.used, free, c, pairs[c])
     for _ in range(n):
@@ -634,8 +638,8 @@ def construct(a: WindowArrays, f: Facts, s: State) -> bool:
         s.p[c], s.d[c] = i, e
         if not a.calls[c, OPEN]:
             continue
-        s.rows[i, s.count[i]] = c
-        s.count[i] += 1
+        s.rows[i, s.length[i]] = c
+        s.length[i] += 1
         free[i] += a.prefill_us[c, i]
         if not a.calls[c, ONE]:
             s.used[e] += 1
@@ -646,10 +650,91 @@ def construct(a: WindowArrays, f: Facts, s: State) -> bool:
 
 
 @jit
+def construct_with_room(a: WindowArrays, f: Facts, s: State, rank: Ints) -> bool:
+    """As :func:`construct`, but a call without room waits for those that are done first; equation (8).
+
+    ``rank`` is filled with the order of placing. Return whether all could be placed, which proves nothing if not.
+    """
+    n, n_p, n_d = len(a.calls), len(a.prefill), len(a.decode)
+    free, room = a.prefill[:, 0].copy(), a.decode[:, 1].copy()
+    leave = np.empty((n_d, n + len(a.releases), 2), np.int64)
+    count = np.zeros(n_d, np.int64)
+    for k in range(len(a.releases)):
+        _add_leaver(leave, count, a.releases[k, 1], a.releases[k, 0], a.releases[k, 2])
+    pairs = np.full((n, 3), -1, np.int64)
+    placed = np.zeros(n, np.int64)
+    fresh = np.zeros(n, np.int64)
+    s.used[:] = 0
+    s.length[:] = 0
+    for turn in range(n):
+        chosen, risk = -1, -1.0
+        for c in range(n):
+            if placed[c]:
+                continue
+            if not fresh[c]:
+                fresh[c] = 1
+                pairs[c, 1] = -1
+                if a.calls[c, ONE]:
+                    _find_pair(a, f, s.used, free, c, pairs[c])
+                else:
+                    for e in range(n_d):
+                        if a.decode_us[c, e] < 0 or (a.calls[c, OPEN] and s.used[e] >= f.cap[e]):
+                            continue
+                        when, need = 0, a.calls[c, KV_BLOCKS] - room[e]
+                        for k in range(count[e]):
+                            if need <= 0:
+                                break
+                            need -= leave[e, k, 1]
+                            when = leave[e, k, 0]
+                        if need > 0:
+                            continue
+                        for i in range(n_p):
+                            if a.prefill_us[c, i] < 0:
+                                continue
+                            end = free[i] + a.prefill_us[c, i] if a.calls[c, OPEN] else a.calls[c, AVAILABLE]
+                            us = max(end, f.ready_us[i, e], when) + f.rest_us[c, i, e]
+                            if pairs[c, 1] < 0 or us < pairs[c, 0]:
+                                pairs[c, 0], pairs[c, 1], pairs[c, 2] = us, i, e
+                if pairs[c, 1] < 0:
+                    return False
+            ratio = (f.spent_us[c] + pairs[c, 0]) * f.scale[c]
+            if ratio > risk:
+                chosen, risk = c, ratio
+        c = chosen
+        us, i, e = pairs[c]
+        placed[c] = 1
+        rank[c] = turn
+        s.p[c], s.d[c] = i, e
+        if a.calls[c, OPEN]:
+            s.rows[i, s.length[i]] = c
+            s.length[i] += 1
+            free[i] += a.prefill_us[c, i]
+        if not a.calls[c, ONE]:
+            s.used[e] += a.calls[c, OPEN]
+            room[e] -= a.calls[c, KV_BLOCKS]
+            _add_leaver(leave, count, e, us, a.calls[c, KV_BLOCKS])
+        for b in range(n):
+            if pairs[b, 1] == i or pairs[b, 2] == e:
+                fresh[b] = 0
+    return True
+
+
+@jit
+def _add_leaver(leave: Ints, count: Ints, e: int, when: int, blocks: int) -> None:
+    """Add to the table of who leaves an instance, in order of time."""
+    k = count[e]
+    count[e] += 1
+    while k > 0 and leave[e, k - 1, 0] > when:
+        leave[e, k] = leave[e, k - 1]
+        k -= 1
+    leave[e, k, 0], leave[e, k, 1] = when, blocks
+
+
+@jit
 def take(a: WindowArrays, f: Facts, s: State, p: Ints, d: Ints) -> bool:
     """Start from the instances of a plan (``d`` −1 for a call without decode); return whether it keeps the rules."""
     s.used[:] = 0
-    s.count[:] = 0
+    s.length[:] = 0
     for c in range(len(a.calls)):
         i, e = p[c], d[c]
         if e < 0 and a.calls[c, ONE]:
@@ -662,8 +747,8 @@ def take(a: WindowArrays, f: Facts, s: State, p: Ints, d: Ints) -> bool:
             return False
         s.p[c], s.d[c] = i, e
         if a.calls[c, OPEN]:
-            s.rows[i, s.count[i]] = c
-            s.count[i] += 1
+            s.rows[i, s.length[i]] = c
+            s.length[i] += 1
             if not a.calls[c, ONE]:
                 s.used[e] += 1
                 if s.used[e] > f.cap[e]:
@@ -682,7 +767,7 @@ def settle(a: WindowArrays, f: Facts, goal: Goal, s: State, limit: float) -> Non
             w = a.calls[c, WORKFLOW]
             s.relaxed[w] = max(s.relaxed[w], s.ratio[c])
     for i in range(len(a.prefill)):
-        _sequence(a, f, goal, limit, i, s.rows[i], s.count[i], s.d, s.relaxed, s.end_us, s.ratio)
+        _sequence(a, f, goal, limit, i, s.rows[i], s.length[i], s.d, s.relaxed, s.end_us, s.ratio)
     s.order[:] = np.argsort(s.end_us, kind="mergesort")
     _sort_by_end(s.order, s.end_us, s.d)
     if a.rules[NIC]:
@@ -704,12 +789,13 @@ def _bound_ratio(a: WindowArrays, f: Facts, i: int, e: int, c: int) -> float:
 @jit
 def keep(s: State) -> None:
     """Make the present placement the best."""
+    _sort_by_end(s.order, s.end_us, s.d)
     s.best_p[:] = s.p
     s.best_d[:] = s.d
     s.best_end_us[:] = s.end_us
     s.best_ratio[:] = s.ratio
     s.best_rows[:] = s.rows
-    s.best_count[:] = s.count
+    s.best_length[:] = s.length
     s.best_used[:] = s.used
     s.best_relaxed[:] = s.relaxed
     s.best_order[:] = s.order
@@ -724,7 +810,7 @@ def _restore(s: State) -> None:
     s.end_us[:] = s.best_end_us
     s.ratio[:] = s.best_ratio
     s.rows[:] = s.best_rows
-    s.count[:] = s.best_count
+    s.length[:] = s.best_length
     s.used[:] = s.best_used
     s.relaxed[:] = s.best_relaxed
     s.order[:] = s.best_order
@@ -767,8 +853,8 @@ def _critical(s: State) -> int:
     """Return a call of the prefill instance on which the largest ratio arises, any of those up to it; −1 for none."""
     worst, i = -1, -1
     top = -1.0
-    for j in range(len(s.count)):
-        for k in range(s.count[j]):
+    for j in range(len(s.length)):
+        for k in range(s.length[j]):
             if s.ratio[s.rows[j, k]] > top:
                 top = s.ratio[s.rows[j, k]]
                 worst, i = k, j
@@ -828,99 +914,175 @@ def _propose(a: WindowArrays, f: Facts, s: State, movable: Ints, first: int, mov
     return True
 
 
-@inlined
-def _outside(a: WindowArrays, f: Facts, s: State, c: int) -> float:
-    """Return the ratio that the workflow of a call has without it."""
-    w = a.calls[c, WORKFLOW]
-    top = f.floor[w]
-    for h in range(f.first[w], f.first[w + 1]):
-        if f.members[h] != c:
-            top = max(top, s.ratio[f.members[h]])
-    return top  # type: ignore[no-any-return]
+class Guide(NamedTuple):
+    """What the estimates of :func:`_promising` need to know of the present placement."""
+
+    weight: Floats
+    """Shape (N,): what a delay of a call costs, per µs; nothing if another call or a floor decides its workflow."""
+    outside: Floats
+    """Shape (N,): the ratio that the workflow has without the call."""
+    gain: Floats
+    """Shape (N,): what the sum of ratios loses if the call is taken out of its line."""
+
+
+@jit
+def _look_around(a: WindowArrays, f: Facts, s: State, guide: Guide) -> None:
+    """Fill in the guide."""
+    for w in range(len(f.floor)):
+        # The two largest of the workflow; a call's outside is the largest of the others.
+        first, second = f.floor[w], f.floor[w]
+        who = -1
+        for h in range(f.first[w], f.first[w + 1]):
+            r = s.ratio[f.members[h]]
+            if r > first:
+                first, second, who = r, first, f.members[h]
+            elif r > second:
+                second = r
+        for h in range(f.first[w], f.first[w + 1]):
+            c = f.members[h]
+            guide.outside[c] = second if c == who else first
+            guide.weight[c] = f.scale[c] if c == who else 0.0
+    for i in range(len(a.prefill)):
+        behind = 0.0
+        for k in range(s.length[i] - 1, -1, -1):
+            c = s.rows[i, k]
+            guide.gain[c] = max(guide.outside[c], s.ratio[c]) + behind * a.prefill_us[c, i]
+            behind += guide.weight[c]
 
 
 @inlined
-def _weight(a: WindowArrays, f: Facts, s: State, c: int) -> float:
-    """Return what a delay of a call costs: nothing if another call or a floor decides its workflow."""
-    return f.scale[c] if s.ratio[c] * _CLOSE >= s.relaxed[a.calls[c, WORKFLOW]] else 0.0  # type: ignore[no-any-return]
+def _insertion(
+    prefill_us: Ints,
+    rows: Ints,
+    n: int,
+    end: int,
+    weight: Floats,
+    c: int,
+    j: int,
+    rest: int,
+    ready: int,
+    scale: float,
+    without: int,
+    outside: float,
+) -> float:
+    """Return what a call adds to the sum of ratios at its best place in the line of j, which ends at ``end``.
 
-
-@inlined
-def _insertion(a: WindowArrays, f: Facts, s: State, c: int, j: int, e: int, without: int, outside: float) -> float:
-    """Return what a call adds to the sum of ratios at its best place in the present line of j, one call left out."""
-    n = s.count[j]
-    end = s.end_us[s.rows[j, n - 1]] if n > 0 else a.prefill[j, 0]
+    One call of the line is left out. Plain arrays, because what a kernel is given as a tuple is copied at each call.
+    """
+    mine = prefill_us[c, j]
     if without >= 0:
-        end -= a.prefill_us[without, j]
-    mine = a.prefill_us[c, j]
-    rest = f.spent_us[c] + f.rest_us[c, j, e]
-    ready = 0 if a.calls[c, ONE] else f.ready_us[j, e]
+        end -= prefill_us[without, j]
     behind = 0.0
-    best = max(outside, (rest + max(end + mine, ready)) * f.scale[c])
+    last = end + mine
+    best = max(outside, (rest + (last if last > ready else ready)) * scale)
     for k in range(n - 1, -1, -1):
-        g = s.rows[j, k]
+        g = rows[j, k]
         if g == without:
             continue
-        behind += _weight(a, f, s, g) * mine
-        if behind >= best:
-            break
-        end -= a.prefill_us[g, j]
-        best = min(best, behind + max(outside, (rest + max(end + mine, ready)) * f.scale[c]))
+        behind += weight[g] * mine
+        last -= prefill_us[g, j]
+        here = (rest + (last if last > ready else ready)) * scale
+        if here < outside:
+            here = outside
+        if behind + here < best:
+            best = behind + here
     return best
 
 
 @inlined
-def _removal(a: WindowArrays, f: Facts, s: State, c: int, outside: float) -> float:
-    """Return what the sum of ratios loses if a call is taken out of its line."""
-    i = s.p[c]
-    behind = 0.0
-    for k in range(s.count[i] - 1, -1, -1):
-        if s.rows[i, k] == c:
-            break
-        behind += _weight(a, f, s, s.rows[i, k])
-    return max(outside, s.ratio[c]) + behind * a.prefill_us[c, i]  # type: ignore[no-any-return]
+def _line_end(rows: Ints, count: Ints, end_us: Ints, prefill: Ints, j: int) -> int:
+    return end_us[rows[j, count[j] - 1]] if count[j] > 0 else prefill[j, 0]  # type: ignore[no-any-return]
 
 
-@inlined
-def _promising(a: WindowArrays, f: Facts, s: State, movable: Ints, move: Ints) -> bool:
-    """Fill ``move`` with the best of many moves of one call by a quick estimate; return whether it promises anything."""
+@jit
+def _promising(a: WindowArrays, f: Facts, s: State, guide: Guide, movable: Ints, move: Ints) -> bool:
+    """Fill ``move`` with the best of many moves of one call by a quick estimate; return whether it promises anything.
+
+    Equation (7): calls are inserted into, and taken out of, present lines.
+    """
     numbers = s.numbers
     c = movable[_draw(numbers, len(movable))]
     if not a.calls[c, OPEN]:
         return False
+    prefill_us, rows, count, end_us, weight = a.prefill_us, s.rows, s.length, s.end_us, guide.weight
     i, e = s.p[c], s.d[c]
     one = a.calls[c, ONE] > 0
-    outside = _outside(a, f, s, c)
-    gain = _removal(a, f, s, c, outside)
+    gain = guide.gain[c]
     best = -1e-9 * gain
     found = False
     move[3] = -1
     if _draw(numbers, 3) > 0:
         for j in range(len(a.prefill)):
-            if a.prefill_us[c, j] < 0 or j == i:
+            if prefill_us[c, j] < 0 or j == i:
                 continue
-            to = e if one else _best_decode(a, f, s.used, c, j, 0, e)
-            change = _insertion(a, f, s, c, j, to, -1, outside) - gain
+            to, us = e, 0
+            if not one:
+                us = f.rest_us[c, j, e]
+                for g in range(len(a.decode)):
+                    if a.decode_us[c, g] >= 0 and f.rest_us[c, j, g] < us and s.used[g] < f.cap[g]:
+                        to, us = g, f.rest_us[c, j, g]
+            change = -gain + _insertion(
+                prefill_us,
+                rows,
+                count[j],
+                _line_end(rows, count, end_us, a.prefill, j),
+                weight,
+                c,
+                j,
+                f.spent_us[c] + us,
+                0 if one else f.ready_us[j, to],
+                f.scale[c],
+                -1,
+                guide.outside[c],
+            )
             if change < best:
                 best, found = change, True
                 move[0], move[1], move[2] = c, j, to
         return found
     j = _draw(numbers, len(a.prefill))
-    if j == i or a.prefill_us[c, j] < 0:
+    if j == i or prefill_us[c, j] < 0:
         return False
-    for k in range(s.count[j]):
-        b = s.rows[j, k]
-        if a.prefill_us[b, i] < 0:
+    end_i = _line_end(rows, count, end_us, a.prefill, i)
+    end_j = _line_end(rows, count, end_us, a.prefill, j)
+    for k in range(count[j]):
+        b = rows[j, k]
+        if prefill_us[b, i] < 0:
             continue
         g = s.d[b]
         to, other = e, g
-        if not one and not a.calls[b, ONE] and a.decode_us[c, g] >= 0 and a.decode_us[b, e] >= 0:
+        single = a.calls[b, ONE] > 0
+        if not one and not single and a.decode_us[c, g] >= 0 and a.decode_us[b, e] >= 0:
             stay = f.rest_us[c, j, e] * f.scale[c] + f.rest_us[b, i, g] * f.scale[b]
             if f.rest_us[c, j, g] * f.scale[c] + f.rest_us[b, i, e] * f.scale[b] < stay:
                 to, other = g, e
-        without = _outside(a, f, s, b)
-        change = _insertion(a, f, s, c, j, to, b, outside) - gain
-        change += _insertion(a, f, s, b, i, other, c, without) - _removal(a, f, s, b, without)
+        change = _insertion(
+            prefill_us,
+            rows,
+            count[j],
+            end_j,
+            weight,
+            c,
+            j,
+            f.spent_us[c] + f.rest_us[c, j, to],
+            0 if one else f.ready_us[j, to],
+            f.scale[c],
+            b,
+            guide.outside[c],
+        ) + _insertion(
+            prefill_us,
+            rows,
+            count[i],
+            end_i,
+            weight,
+            b,
+            i,
+            f.spent_us[b] + f.rest_us[b, i, other],
+            0 if single else f.ready_us[i, other],
+            f.scale[b],
+            c,
+            guide.outside[b],
+        )
+        change -= gain + guide.gain[b]
         if change < best:
             best, found = change, True
             move[0], move[1], move[2], move[3], move[4], move[5] = c, j, to, b, i, other
@@ -944,10 +1106,18 @@ def walk(
     numbers = s.numbers
     nic = a.rules[NIC] > 0
     patience = 60 + 12 * n
+    guide = Guide(np.zeros(n), np.zeros(n), np.zeros(n))
+    stale, fresh = True, False
     for step in range(moves):
         numbers[MOVES] += 1
         forced = numbers[KICKS] > 0
-        if not forced and numbers[STALL] > patience:
+        stalled = not forced and numbers[STALL] > patience
+        if fresh and (forced or stalled):
+            fresh = False
+            keep(s)
+            if by_twin:
+                judge_best(a, goal, s)
+        if stalled:
             _restore(s)
             p[:] = s.p
             d[:] = s.d
@@ -955,9 +1125,11 @@ def walk(
             ratio[:] = s.ratio
             order[:] = s.order
             relaxed[:] = s.relaxed
+            # At first it only goes there.
+            numbers[KICKS] = max(2, n // 16) if numbers[STALL] < NOT_BEGUN else 0
+            forced = numbers[KICKS] > 0
             numbers[STALL] = 0
-            numbers[KICKS] = max(2, n // 16)
-            forced = True
+            stale = True
         numbers[STALL] += 1
         limit = np.inf
         c = -1
@@ -969,7 +1141,10 @@ def walk(
         elif goal.kind != SUM:
             limit = goal.alpha * _CLOSE
         if c < 0 and not forced and goal.kind <= SUM and _draw(numbers, 100) < 70:
-            if not _promising(a, f, s, movable, move):
+            if stale:
+                _look_around(a, f, s, guide)
+                stale = False
+            if not _promising(a, f, s, guide, movable, move):
                 continue
         elif not _propose(a, f, s, movable, c, move):
             continue
@@ -989,7 +1164,7 @@ def walk(
             i = machines[m]
             if i < 0:
                 continue
-            for k in range(s.count[i]):
+            for k in range(s.length[i]):
                 g = s.rows[i, k]
                 if p[g] == i:
                     lines[m, sizes[m]] = g
@@ -1055,7 +1230,7 @@ def walk(
         for m in range(2):
             i = machines[m]
             if i >= 0:
-                s.count[i] = sizes[m]
+                s.length[i] = sizes[m]
                 for k in range(sizes[m]):
                     s.rows[i, k] = lines[m, k]
         for k in range(total):
@@ -1064,22 +1239,24 @@ def walk(
             s.relaxed[w] = relaxed[w]
             s.p[g], s.d[g], s.end_us[g], s.ratio[g] = p[g], d[g], end_us[g], ratio[g]
         s.value[:] = value
+        stale = True
         if nic:
             s.order[:] = order
         if forced:
             numbers[KICKS] -= 1
         numbers[STALL] = 0
         if _less(s.value, s.best_value):
-            if not nic:
-                _sort_by_end(order, end_us, d)
-                s.order[:] = order
-            keep(s)
+            # It is kept only when the walk is about to leave it: until then it gets better move by move.
+            s.best_value[:] = s.value
+            fresh = True
             numbers[INCUMBENTS] += 1
-            if by_twin:
-                judge_best(a, goal, s)
+    if fresh:
+        keep(s)
+        if by_twin:
+            judge_best(a, goal, s)
 
 
-# --- Local search: on the twin ------------------------------------------------------------------------------------------
+# --- Local search: on the twin ---------------------------------------------------------------------------------------
 
 
 @jit
@@ -1096,7 +1273,7 @@ def _move_rank(rank: Ints, c: int, to: int) -> None:
 
 @jit
 def walk_on_twin(a: WindowArrays, f: Facts, goal: Goal, s: State, movable: Ints, moves: int, fresh: bool) -> None:
-    """Make so many moves, each judged by the twin, from the champion (``fresh``) or from where the last call stopped."""
+    """Make so many moves, each judged by the twin, from the champion (``fresh``) or from where the last call ended."""
     n = len(a.calls)
     numbers = s.numbers
     p, d, rank = s.p, s.d, s.rank
@@ -1189,6 +1366,8 @@ def compile_all() -> None:
     s = new_state(n, 2, 2, 1, 0)
     goal = Goal(BOTTLENECK, 0.0, 0)
     construct(a, f, s)
+    settle(a, f, goal, s, 0.0)
+    construct_with_room(a, f, s, s.rank)
     settle(a, f, goal, s, 0.0)
     take(a, f, s, s.p.copy(), s.d.copy())
     keep(s)

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hexopt.core.window import Placement, Window, WindowPlan
-from hexopt.errors import ConfigError
 from hexopt.formulations.arrays import (
     AVAILABLE,
     ELAPSED,
@@ -41,11 +40,13 @@ _MOVES_A_CALL = 2_000
 """Moves for each call of the window where the budget names no limit."""
 _TWIN_COSTS = 16
 """Moves that one judged by the twin counts for, in a budget of iterations."""
+_SHARE = 0.2
+"""The share of the budget before the twin takes over, where already the first placement has to wait for room."""
 _FIRST_CHUNK = 32
 """Moves before the clock is looked at for the first time."""
 _CHUNK_S = 3e-4
 """How long to go without looking at the clock."""
-_CHECK_S_A_CALL = 2e-5
+_CHECK_S_A_CALL = 1.5e-5
 """What the checker takes for one call; kept back from a time limit."""
 
 
@@ -101,7 +102,7 @@ class Search:
         end = np.where(is_open[:, None], a.prefill[:, 0] + a.prefill_us, a.calls[:, AVAILABLE][:, None])
         done = np.where(one[:, None, None], end[:, :, None], np.maximum(end[:, :, None], ready) + rest)
         may = (a.prefill_us >= 0)[:, :, None] & (a.decode_us >= 0)[:, None, :]
-        earliest = np.where(may, done, np.iinfo(np.int64).max // 4).reshape(n, -1).min(axis=1, initial=2**62)
+        earliest = np.where(may, done, np.iinfo(np.int64).max // 4).min(axis=(1, 2), initial=2**62)
         self.least_ends_us: Ints = a.workflows[:, FLOOR].copy()
         """Shape (W,): a lower bound on when each workflow is done, µs after its arrival."""
         np.maximum.at(self.least_ends_us, workflow, spent + earliest)
@@ -135,7 +136,8 @@ class Search:
         elif not found:
             return False
         k.judge_best(a, self.goal, s)
-        s.numbers[k.STALL] = 2**40  # so that it begins from the best
+        if self._room_binds and k.construct_with_room(a, f, s, s.rank):
+            k.offer(a, self.goal, s, s.p.copy(), s.d.copy(), s.rank.copy())
         return True
 
     def run(self, moves: int | None, until: float | None = None, zero: float = 0.0) -> StopReason:
@@ -149,7 +151,9 @@ class Search:
             return StopReason.PROVED
         if not len(self._movable) and not self._room_binds and not self.arrays.rules[NIC]:
             return StopReason.COMPLETE
-        share = 2 / 3
+        share = _SHARE if self._waits() else 2 / 3
+        numbers = self._state.numbers
+        numbers[self._kernels.STALL], numbers[self._kernels.KICKS] = self._kernels.NOT_BEGUN, 0
         first_moves = None if moves is None else max(1, int(moves * share))
         first_until = None if until is None else begin + (until - begin) * share
         reason, left = self._go(False, first_moves, first_until, zero)
@@ -157,9 +161,7 @@ class Search:
             return reason
         s = self._state
         self._kernels.judge_best(self.arrays, self.goal, s)
-        self.on_twin = s.champion_value[0] > s.best_value[0] * (1 + 1e-12) or (
-            s.champion_value[1] > s.best_value[1] * (1 + 1e-12) and s.champion_value[0] >= s.best_value[0]
-        )
+        self.on_twin = self._waits()
         more = None if moves is None or first_moves is None else moves - first_moves + left
         reason, _ = self._go(self.on_twin, more, until, zero)
         if not self.on_twin and self._kernels.judge_best(self.arrays, self.goal, s):
@@ -203,6 +205,12 @@ class Search:
                 self._note(now - zero)
                 if self._proved():
                     return StopReason.PROVED, left or 0
+
+    def _waits(self) -> bool:
+        """Say whether the champion is worse than the walk takes its best placement to be: somebody waits for room."""
+        champion, best = self._state.champion_value, self._state.best_value
+        more = champion > best * (1 + 1e-12)
+        return bool(more[0] or (more[1] and champion[0] >= best[0]))
 
     def _movable_or_all(self) -> Ints:
         return self._movable if len(self._movable) else np.arange(len(self.arrays.calls))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from hexopt.core.window import Window, WindowPlan
-from hexopt.formulations.earliest import FAR, earliest_times
+from hexopt.formulations.earliest import earliest_times
 from hexopt.formulations.objective import Objective
 from hexopt.formulations.protocol import (
     Budget,
@@ -22,7 +22,7 @@ from hexopt.formulations.protocol import (
     is_proved,
 )
 from hexopt.formulations.registry import make_formulation
-from hexopt.formulations.window_bound import refuted, strict_limits
+from hexopt.formulations.window_bound import hopeless, refuted, strict_limits
 
 _SEARCH_S_A_CALL = 1.5e-4
 """Seconds of local search for each call of the window, before anything is asked of a solver."""
@@ -82,7 +82,7 @@ class Portfolio:
         trajectory: list[tuple[float, float]] = []
         calls = len(window.calls)
         earliest = earliest_times(window)
-        solvable = not calls or int(earliest.earliest_finish().max()) < FAR
+        solvable = not hopeless(window, earliest)
         bound = objective.value(window, earliest.earliest_ends()).objective if solvable else None
 
         def search(share: float) -> None:

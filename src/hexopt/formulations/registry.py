@@ -12,6 +12,7 @@ from hexopt.formulations.protocol import Formulation
 
 FORMULATIONS: dict[str, str] = {
     "cpsat": "hexopt.formulations.cpsat:CpSat",
+    "exhaustive": "hexopt.formulations.exhaustive:Exhaustive",
     "local-search": "hexopt.formulations.local_search:LocalSearch",
     "milp-deadline": "hexopt.formulations.milp.deadline:MilpDeadline",
     "milp-disjunctive": "hexopt.formulations.milp.disjunctive:MilpDisjunctive",

@@ -42,17 +42,19 @@ def largest_ratio(ends_us: Sequence[int], horizons_us: Sequence[int]) -> tuple[i
 
 
 def window_bound(window: Window, objective: Objective, arrays: EarliestTimes | None = None) -> float:
-    """Return a lower bound on the objective over all plans; at least that of ``single_call_bound``.
+    """Return a lower bound on the objective over all plans, infinity where no plan keeps the rules.
+
+    It is at least that of ``single_call_bound``.
 
     For the bottleneck it is the largest value that :func:`refuted` refutes, to a millionth; for the other objectives
     the value of the workflows' earliest ends.
     """
     arrays = arrays or earliest_times(window)
     ends = arrays.earliest_ends()
-    if not window.workflows or max(ends) >= FAR:
-        return objective.value(window, []).objective if not window.workflows else float("inf")
+    if hopeless(window, arrays):
+        return float("inf")
     bound = objective.value(window, ends).objective
-    if objective.kind != "bottleneck":
+    if objective.kind != "bottleneck" or not bound:
         return bound
     horizons = [w.horizon_us for w in window.workflows]
     end, horizon = largest_ratio(ends, horizons)
@@ -86,9 +88,20 @@ def refuted_bound(limits_us: Sequence[int], horizons_us: Sequence[int]) -> float
     return min((limit + 1) / h for limit, h in zip(limits_us, horizons_us, strict=True))
 
 
+def hopeless(window: Window, arrays: EarliestTimes) -> bool:
+    """Say whether a call can never complete anywhere, or the caps leave a call without a decode instance."""
+    if not len(arrays.after):
+        return False
+    counted = arrays.open & ~arrays.one_token
+    caps = [d.max_new for d in window.decode]
+    return int(arrays.earliest_finish().max()) >= FAR or not _can_assign(
+        np.asarray(arrays.usable.any(axis=1))[counted], caps
+    )
+
+
 def refuted(window: Window, arrays: EarliestTimes, limits_us: Sequence[int]) -> bool:
     """Say whether it is proved that no plan ends every workflow w by ``limits_us[w]``, µs after its arrival."""
-    limits = np.array(limits_us, np.int64)
+    limits = np.array([min(limit, FAR) for limit in limits_us], np.int64)
     if (arrays.floor_ends > limits).any():
         return True
     if not len(arrays.after):

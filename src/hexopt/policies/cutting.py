@@ -10,6 +10,9 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hexopt.core.cluster import Cluster
 from hexopt.core.protocols import LatencyModel
 from hexopt.core.view import CallState, CallView, DecodeView, View
@@ -24,6 +27,9 @@ from hexopt.core.window import (
 from hexopt.policies.horizon import Horizon, UnloadedFinish
 from hexopt.policies.open_calls import by_key
 from hexopt.policies.projection import Estimator
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 OfCall = Callable[[CallView], int]
 """Something about a call or its workflow, µs."""
@@ -82,6 +88,7 @@ class Cutter:
             cluster.network.contention, cluster.kv_admission, True, latency.transfer_latency_us
         )
         self._capacity = [d.kv_tokens // cluster.block_tokens for d in cluster.decode]
+        self._least_capacity = min(self._capacity)
         self._max_batch = [d.max_batch for d in cluster.decode]
         self._context_ms = [d.latency.b2_ms for d in cluster.decode]
         self._prefill_type = [i.gpu or f"type-{c}" for i, c in zip(cluster.prefill, latency.prefill_class, strict=True)]
@@ -139,6 +146,10 @@ class Cutter:
                 w = position.get(call.workflow.index)
                 if w is not None:
                     floors[w] = max(floors[w] or 0, leaves_us + (tail_us(call) if tail_us else 0))
+        one_token = [c.predicted_output_tokens <= 1 and c.state != CallState.ADMISSION for c in members]
+        steps = [0 if one else max(1, c.predicted_output_tokens - 1) for c, one in zip(members, one_token, strict=True)]
+        facts = [(c.prompt_tokens + 1, n, c.key in is_free) for c, n in zip(members, steps, strict=True)]
+        decode_us = _decode_us(decodes, self._latency, self._context_ms, facts)
         window = Window(
             name,
             provenance,
@@ -166,8 +177,10 @@ class Cutter:
                 for c, floor in zip(first_call, floors, strict=True)
             ),
             tuple(
-                self._call(view, c, c.key in is_free, position[c.workflow.index], tail_us(c) if tail_us else 0, decodes)
-                for c in members
+                self._call(
+                    view, c, c.key in is_free, position[c.workflow.index], tail_us(c) if tail_us else 0, one, row
+                )
+                for c, one, row in zip(members, one_token, decode_us, strict=True)
             ),
         )
         return Cut(window, tuple(members), tuple(c.workflow.index for c in first_call))
@@ -185,13 +198,20 @@ class Cutter:
         )
 
     def _call(
-        self, view: View, call: CallView, is_free: bool, workflow: int, tail_us: int, decodes: Sequence[_Decoder]
+        self,
+        view: View,
+        call: CallView,
+        is_free: bool,
+        workflow: int,
+        tail_us: int,
+        one_token: bool,
+        decode_us: Sequence[int],
     ) -> WindowCall:
         prefill_us, wire_us = self._prompt(call)
-        one_token = call.predicted_output_tokens <= 1 and call.state != CallState.ADMISSION
-        steps = 0 if one_token else max(1, call.predicted_output_tokens - 1)
         may = call.decode_candidates
-        decode_us = tuple([d.decode_us(call, steps, is_free) if i in may else None for i, d in enumerate(decodes)])
+        everywhere = len(may) == len(decode_us)
+        # Every candidate holds the call, so it needs no more than the smallest of them has.
+        room = self._least_capacity if everywhere else min([self._capacity[d] for d in may])
         available = None
         if not is_free:
             ends_us = view.prefill[call.prefill].busy_until_us if call.state == CallState.PREFILLING else 0
@@ -207,12 +227,11 @@ class Cutter:
             available,
             one_token,
             self._latency.blocks(call.prompt_tokens),
-            # Every candidate holds the call, so it needs no more than the smallest of them has.
-            0 if one_token else min(call.kv_blocks, min([self._capacity[d] for d in call.decode_candidates])),
+            0 if one_token else min(call.kv_blocks, room),
             tail_us,
             prefill_us,
             wire_us,
-            decode_us,
+            tuple(decode_us) if everywhere else tuple(us if d in may else None for d, us in enumerate(decode_us)),
         )
 
     def _prompt(self, call: CallView) -> tuple[tuple[int | None, ...], tuple[tuple[int, ...], ...]]:
@@ -344,21 +363,59 @@ class _Decoder:
         self._index = d
         self._calls = placed.batch + new
         self._context = placed.context + own * new
-        self._batch = max(1, min(self._calls, max_batch))
+        self.batch = max(1, min(self._calls, max_batch))
         self._own = own
 
-    def decode_us(self, call: CallView, steps: int, is_free: bool) -> int:
-        """Return the time of ``steps`` iterations with the call in the batch.
+    def context(self, mine: int, is_free: bool) -> int:
+        """Return the tokens of the batch with a call of ``mine`` in it.
 
         ``is_free``: it takes the place of one of the open calls that may be sent here.
         """
+        others, context = self._calls - 1, max(0, self._context - (self._own if is_free else mine))
+        if others >= self.batch:
+            context = context * (self.batch - 1) // others
+        return context + mine
+
+    def contexts(self, mine: Ints, is_free: Bools) -> Ints:
+        """Return :meth:`context` of many calls."""
+        others = self._calls - 1
+        context: Ints = np.maximum(0, self._context - np.where(is_free, self._own, mine))
+        if others >= self.batch:
+            context = context * (self.batch - 1) // others
+        return context + mine
+
+    def decode_us(self, mine: int, steps: int, is_free: bool) -> int:
+        """Return the time of ``steps`` iterations with the call in the batch."""
         if not steps:
             return 0
-        mine = call.prompt_tokens + 1
-        others, context = self._calls - 1, max(0, self._context - (self._own if is_free else mine))
-        if others >= self._batch:
-            context = context * (self._batch - 1) // others
-        return self._latency.decode_us(self._index, self._batch, context + mine, steps)
+        return self._latency.decode_us(self._index, self.batch, self.context(mine, is_free), steps)
+
+
+def _decode_us(
+    decodes: Sequence[_Decoder],
+    latency: LatencyModel,
+    context_ms: Sequence[float],
+    calls: Sequence[tuple[int, int, bool]],
+) -> list[list[int]]:
+    """Return :meth:`_Decoder.decode_us` of calls (tokens, steps, free) on all instances: a row each.
+
+    In arrays, by the arithmetic of ``latency.curves.boundary_us``, unless a sum could exceed 64 bits.
+    """
+    mine = max([m for m, _, _ in calls], default=0)
+    steps = max([s for _, s, _ in calls], default=0)
+    batch = max(d.batch for d in decodes)
+    most = max([max(d.context(mine, True), d.context(1, True)) for d in decodes]) + mine
+    if not calls or most >= 2**42 or steps * (most + batch * steps) >= 2**62:
+        return [[d.decode_us(*call) for d in decodes] for call in calls]
+    own, rows, free = (np.array(column) for column in zip(*calls, strict=True))
+    triangle = rows * (rows - 1) // 2
+    columns = []
+    for i, d in enumerate(decodes):
+        inner = (rows * d.contexts(own, free) + d.batch * triangle).astype(np.float64)
+        ms = rows * latency.iteration_ms(i, d.batch) + context_ms[i] * inner
+        columns.append(np.ceil(1000 * ms).astype(np.int64))
+    table: list[list[int]] = np.stack(columns, axis=1).tolist()
+    return table
 
 
 def _mean_context(calls: Sequence[CallView]) -> int:

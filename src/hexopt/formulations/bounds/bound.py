@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-from hexopt.core.cluster import Cluster
-from hexopt.core.workflow import Trace
 from hexopt.errors import ConfigError
 from hexopt.formulations.bounds.certificate import Prices, Problem
 from hexopt.formulations.bounds.lp import LpBound, Settings, lp_bound
@@ -40,7 +38,9 @@ def rank(quantile: str | Decimal, workflows: int) -> int:
     except ValueError:
         exact = Fraction(0)
     if not 0 < exact <= 1:
-        raise ConfigError(f"quantile: {quantile} found, a decimal in (0, 1] is legal (1: the largest ratio), correct it")
+        raise ConfigError(
+            f"quantile: {quantile} found, a decimal in (0, 1] is legal (1: the largest ratio), correct it"
+        )
     return math.ceil(exact * workflows)
 
 
@@ -74,8 +74,3 @@ def trace_bounds(
     found = lp_bound(problem, late, path, settings, progress, hint) if lp else None
     return Bounds(str(quantile), late, path, found)
 
-
-def problem_of(trace: Trace, cluster: Cluster, standalone: Callable[[int], int] | Sequence[int]) -> Problem:
-    """Return the problem of a trace; ``standalone`` gives a workflow's standalone latency (µs) by its position."""
-    each = [standalone(i) for i in range(len(trace))] if callable(standalone) else standalone
-    return Problem(trace, cluster, each)

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hexopt.core.cluster import Cluster
 from hexopt.core.workflow import Trace
 from hexopt.formulations.bounds.path import Paths, children_of, order, paths
 from hexopt.formulations.bounds.resources import Resource, resources
@@ -33,10 +34,7 @@ class Problem:
         Shape (W,): what the ratio divides by, µs; :func:`hexopt.standalone_us` of each workflow.
     """
 
-    def __init__(self, trace: Trace, cluster: object, standalone_us: Sequence[int]) -> None:
-        from hexopt.core.cluster import Cluster
-
-        assert isinstance(cluster, Cluster)
+    def __init__(self, trace: Trace, cluster: Cluster, standalone_us: Sequence[int]) -> None:
         self.trace = trace
         self.cluster = cluster
         self.arrival_us: Floats = np.array([w.arrival_us or 0 for w in trace.workflows], np.float64)
@@ -103,7 +101,8 @@ class Flow:
             first += n
         flow: Floats = np.concatenate(shares) * (1 - 1e-10)
         fixed = s.tool_us + s.wire_us.min(axis=(1, 2)) + s.moved_us
-        return cls(flow, np.bincount(s.workflow, flow * fixed, problem.workflows))
+        per_workflow: Floats = np.bincount(s.workflow, flow * fixed, problem.workflows).astype(np.float64)
+        return cls(flow, per_workflow)
 
 
 def _split(share: Floats, to: list[int], length: Floats, amount: float, power: float) -> None:
@@ -144,8 +143,9 @@ def windows(problem: Problem, resource: Resource, edges_us: Floats, alpha: float
     k = len(edges_us) - 1
     low = np.searchsorted(edges_us, start, side="right") - 1
     high = np.searchsorted(edges_us, end, side="left") - 1
+    free = (start < edges_us[0]) | (end > edges_us[-1])
     low = np.where(start < edges_us[0], k, np.minimum(low, k))
-    high = np.where(end > edges_us[-1], k, high)
+    high = np.where(free, k, high)
     # A call that cannot begin before it must have ended cannot be in time there at all.
     impossible = start > end
     return np.where(impossible, 1, np.minimum(low, high)), np.where(impossible, 0, high)

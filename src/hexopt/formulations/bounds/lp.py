@@ -46,7 +46,8 @@ class Settings:
     least_load: float = 0.2
     rounds: int = 12
     tolerance: float = 2e-3
-    step: float = 0.02
+    step: float = 1.5
+    inside: float = 0.35
     solver: str = "GLOP"
 
 
@@ -74,8 +75,8 @@ def lp_bound(
 ) -> LpBound:
     """Return the best proved lower bound found on the ratio that all but ``late`` workflows keep.
 
-    Each program is built for the alpha proved so far, and its prices prove a larger one, until they prove no more: the
-    method of Dinkelbach, whose steps grow shorter quickly.
+    Programs are built for larger and larger alphas until one says that it can be met; its prices prove something below.
+    Then they close in from above, since prices know nothing of time after the deadlines that they were made for.
 
     Parameters
     ----------
@@ -93,23 +94,24 @@ def lp_bound(
             alpha, best = better, hint
     facts: dict[str, Any] = {"resources": [r.name for r in used]}
     for power in settings.powers:
-        trial, step = alpha, settings.step
+        low, high, trial = alpha, math.inf, alpha * settings.step
         for _ in range(settings.rounds):
             began = time.perf_counter()
             prices, says = _Program(problem, used, late, trial, power, settings, facts).solve()
             proved = alpha if prices is None else largest_proved(problem, prices, late, alpha)
             programs.append((trial, says, proved, time.perf_counter() - began))
-            gain = proved - alpha
             if proved > alpha:
                 alpha, best = proved, prices
             if progress is not None:
                 progress(alpha)
-            if gain > settings.tolerance * alpha:
-                trial, step = alpha, settings.step
-            elif says > 1:  # the program, which is coarser than the proof, thinks that more can be proved
-                trial, step = trial * (1 + step), 2 * step
-            else:
+            if says <= 1:
+                high = trial
+            else:  # also where it found no prices, or is coarser than the proof
+                low = trial
+            low = max(low, alpha)
+            if high < low * (1 + settings.tolerance):
                 break
+            trial = low * settings.step if math.isinf(high) else low + (high - low) * settings.inside
     return LpBound(alpha, best, tuple(programs), facts)
 
 
@@ -118,9 +120,7 @@ def _used(problem: Problem, least_load: float) -> list[Resource]:
     loads = [float(r.least().sum()) for r in problem.resources]
     top = max(loads)
     always = "prefill", "decode"  # whose delays count whatever their load
-    return [
-        r for r, load in zip(problem.resources, loads, strict=True) if r.name in always or load >= least_load * top
-    ]
+    return [r for r, load in zip(problem.resources, loads, strict=True) if r.name in always or load >= least_load * top]
 
 
 class _Program:
@@ -220,11 +220,8 @@ class _Program:
             rows[w].SetCoefficient(cost, 1.0)
             for g in range(classes):
                 a, b = int(low[piece, g].min()), int(high[piece, g].max())
-                if (low[piece, g] > high[piece, g]).any() or not np.isfinite(resource.take[piece, g, 0]).all():
-                    if len(piece) > 1 and (low[piece, g] <= high[piece, g]).any():
-                        pass  # some call of the piece can: let the piece
-                    else:
-                        continue
+                if (low[piece, g] > high[piece, g]).all() or not np.isfinite(resource.take[piece, g, 0]).any():
+                    continue
                 price = tables.least(g, a, b) if tables is not None else None
                 for v in modes[g]:
                     take, delay = resource.take[piece, g, v], resource.delay_us[piece, g, v]

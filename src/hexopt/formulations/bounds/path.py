@@ -1,4 +1,4 @@
-"""The path bound: no workflow is faster than its longest path of calls, each alone at its best; equations (1) and (2)."""
+"""The path bound: no workflow is faster than its longest path of calls, each alone at its best; equations (1), (2)."""
 
 from __future__ import annotations
 

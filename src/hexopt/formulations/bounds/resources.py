@@ -96,7 +96,7 @@ def _area(name: str, take: Floats, lead: Floats, after: Floats, capacity: Floats
 
 
 def _decode(service: Service, head: Floats, tail: Floats) -> Resource:
-    """Equations (6) and (7): in mode v an iteration takes ``share`` of the instance and ``delay`` of the call's time."""
+    """Equations (6), (7): in mode v an iteration takes ``share`` of the instance and ``delay`` of the call's time."""
     s = service
     width = max(len(modes.delay_ms) for modes in s.modes)
     take = np.full((len(s.steps), len(s.modes), width), NEVER)

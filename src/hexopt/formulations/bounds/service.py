@@ -1,8 +1,8 @@
 """What a call takes at least, whatever is scheduled beside it: the constants of ``formulations/bounds/model.md``.
 
-Every number here is a *lower* bound on what the engine charges, for each class of equal instances. Real-valued times are
-made a little smaller (``SHAVE``) before they are rounded, so that rounding errors never make one too large; a time that
-is a whole number of µs to begin with is taken as it is.
+Every number here is a *lower* bound on what the engine charges, for each class of equal instances. Real-valued times
+are made a little smaller (``SHAVE``) before they are rounded, so that rounding errors never make one too large; a time
+that is a whole number of µs to begin with is taken as it is.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ THIN = 2e-3
 
 
 def _thinned(hull: list[tuple[float, float]]) -> tuple[list[tuple[float, float]], float]:
-    """Return some corners of a convex curve and a factor: scaled by it, they lie on or below the curve; equation (8)."""
+    """Return corners of a convex curve and a factor: scaled by it, they lie on or below the curve; equation (8)."""
     kept, scale, i = [hull[0]], 1.0, 0
     while i < len(hull) - 1:
         reach, down = i + 1, 1.0

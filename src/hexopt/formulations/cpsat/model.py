@@ -172,20 +172,24 @@ class WindowModel:
 
     def _wire(self, wires: Ints, ok: Any, x: dict[int, Any], y: dict[int, Any], ps: list[int], ds: list[int]) -> Any:
         """Return the time on the wire: a constant, or a variable of at least the pair's; equation (11)."""
-        low, high = int(wires[ok].min()), int(wires[ok].max())
-        if low == high:
-            return low
         m = self.model
-        w = m.new_int_var(low, high, "")
+        low, high = int(wires[ok].min()), int(wires[ok].max())
         masked = np.where(ok, wires, FAR)
         by_p, by_d = masked.min(axis=1), masked.min(axis=0)
-        if (by_p > low).any():
-            m.add(w >= _sum([int(u) for u in by_p], x, ps))
-        if (by_d > low).any():
-            m.add(w >= _sum([int(v) for v in by_d], y, ds))
-        for i, j in zip(*np.nonzero(ok & (wires > np.maximum(by_p[:, None], by_d[None, :]))), strict=True):
+        w: Any = low
+        if low != high:
+            w = m.new_int_var(low, high, "")
+            if (by_p > low).any():
+                m.add(w >= _sum([int(u) for u in by_p], x, ps))
+            if (by_d > low).any():
+                m.add(w >= _sum([int(v) for v in by_d], y, ds))
+        # Pairs that are no maximum; those that would be too late are excluded (by their time, if it is a maximum).
+        for i, j in zip(*np.nonzero(wires > np.maximum(by_p[:, None], by_d[None, :])), strict=True):
             literals = [q for q in (x[ps[i]], y[ds[j]]) if not isinstance(q, int)]
-            m.add(w >= int(wires[i, j])).only_enforce_if(literals)
+            if ok[i, j]:
+                m.add(w >= int(wires[i, j])).only_enforce_if(literals)
+            else:
+                m.add_bool_or([~q for q in literals])
         return w
 
     def _prefill_machines(self) -> None:

@@ -15,11 +15,12 @@ from hexopt.core.window import Window, WindowPlan
 from hexopt.errors import ConfigError
 from hexopt.formulations.cpsat.model import Rules, WindowModel, latest_end_us
 from hexopt.formulations.cpsat.objectives import Scaled, state
-from hexopt.formulations.earliest import FAR, EarliestTimes, earliest_times
+from hexopt.formulations.earliest import EarliestTimes, earliest_times
 from hexopt.formulations.greedy import greedy_plan
 from hexopt.formulations.objective import Objective
 from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason, is_proved
 from hexopt.formulations.window_bound import (
+    hopeless,
     largest_ratio,
     limits_at,
     refuted,
@@ -68,7 +69,7 @@ class CpSat:
     prefixes
         State for each prefill instance that what must end by a time fits before it (redundant).
     presolve
-        The solver's presolve.
+        The solver's presolve; ``None``: on for models with an objective, off for yes-or-no models, which it slows down.
     linearization
         The solver's linearisation level, 0 to 2.
     """
@@ -85,7 +86,7 @@ class CpSat:
         symmetry: bool = True,
         transfers: bool | str = "lazy",
         prefixes: bool = False,
-        presolve: bool = True,
+        presolve: bool | None = None,
         linearization: int = 1,
     ) -> None:
         _known("search", search, ("targets", "objective"))
@@ -157,7 +158,7 @@ class _Search:
             return self._result()
         if not self.window.calls:
             self.best.offer(())
-        elif self.arrays.earliest_finish().max() >= FAR:
+        elif hopeless(self.window, self.arrays):
             self.proved_infeasible = True
             return self._result()
         if self.best.value is None and self.options.hint:
@@ -290,7 +291,8 @@ class _Search:
 
     def _minimise(self, objective: Objective) -> None:
         limits = self._cut(objective)
-        answer = self._solve(limits, objective, bool(self.options.transfers), None)
+        limited = bool(self.options.transfers)
+        answer = self._solve(limits, objective, limited, None)
         if answer is None:
             return
         if answer.status == cp_model.INFEASIBLE:
@@ -301,8 +303,15 @@ class _Search:
             return
         # Plans outside the limits are no better than the incumbent by which they were cut.
         self._raise_bound(min(answer.bound, self.cut_value) if self.cut_value is not None else answer.bound)
-        if answer.status == cp_model.OPTIMAL and self.stop is None and not self._proved():
-            self.stop = StopReason.COMPLETE
+        verdict = self.best.verdict
+        if answer.status == cp_model.OPTIMAL and verdict is not None and not self._done():
+            if objective.kind == "bottleneck":  # the objective is rounded, the last question is not
+                last = self._solve(strict_limits(verdict.ends_us, self.horizons), None, limited, None)
+                if last is not None and last.status == cp_model.INFEASIBLE:
+                    top = largest_ratio(verdict.ends_us, self.horizons)
+                    self._raise_bound(top[0] / top[1])
+            if not self._done():
+                self.stop = StopReason.COMPLETE
 
     cut_value: float | None = None
 
@@ -392,7 +401,7 @@ class _Search:
         parameters: Any = solver.parameters
         parameters.num_workers = 1 if budget.deterministic is not None else budget.threads
         parameters.random_seed = budget.seed
-        parameters.cp_model_presolve = options.presolve
+        parameters.cp_model_presolve = scaled is not None if options.presolve is None else options.presolve
         parameters.linearization_level = options.linearization
         parameters.symmetry_level = 2 if options.symmetry else 0
         if budget.time_limit_s is not None:

@@ -21,7 +21,7 @@ from hexopt.formulations.milp.backends import Answer, Backend, Limits
 from hexopt.formulations.milp.linear import DUAL_TOLERANCE, INTEGER_TOLERANCE, LinearModel
 from hexopt.formulations.protocol import StopReason
 
-_KEPT_BACK = 0.1
+_KEPT_BACK = 0.2
 """Share of its time that CBC is not told of: it looks at the clock seldom, and writes its solution afterwards."""
 
 
@@ -98,12 +98,10 @@ class _CbcBackend:
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore", DeprecationWarning)  # names that PuLP 4 will change
             problem, columns = _problem(model)
-            left = None if limits.seconds is None else limits.seconds - (time.perf_counter() - begin)
             log = Path(folder) / "log"
             solver = _Cbc(
                 path=self._path,
                 msg=False,
-                timeLimit=None if left is None else max(0.01, left * (1 - _KEPT_BACK)),
                 gapRel=0.0,
                 gapAbs=0.0,
                 threads=limits.threads,
@@ -118,7 +116,7 @@ class _CbcBackend:
                 ],
             )
             solver.tmpDir = folder
-            solver.kill_after_s = left
+            solver.stop_at = None if limits.seconds is None else begin + limits.seconds
             try:
                 problem.solve(solver)
             except subprocess.TimeoutExpired:
@@ -127,7 +125,7 @@ class _CbcBackend:
                 return Answer(StopReason.ERROR, note=f"CBC failed: {error}")
             told = log.read_text(errors="replace")
         took = time.perf_counter() - begin
-        if problem.status == pulp.LpStatusInfeasible:
+        if problem.status == pulp.LpStatusInfeasible and "Stopped on" not in told:
             return Answer(StopReason.PROVED, infeasible=True)
         proved = problem.sol_status == pulp.LpSolutionOptimal
         bound = re.search(r"^Lower bound:\s+(\S+)", told, re.M)
@@ -157,7 +155,8 @@ class _CbcBackend:
 class _Cbc(pulp.COIN_CMD):  # type: ignore[misc]
     """PuLP's way to CBC, but a process that overruns its time is ended, which PuLP would wait for."""
 
-    kill_after_s: float | None = None
+    stop_at: float | None = None
+    """On the clock of :func:`time.perf_counter`."""
 
     def solve_CBC(self, lp: Any, use_mps: bool = True) -> int:  # noqa: N802 - PuLP's name
         mps, solution, start = self.create_tmp_files(lp.name, "mps", "sol", "mst")
@@ -166,15 +165,14 @@ class _Cbc(pulp.COIN_CMD):  # type: ignore[misc]
         if self.optionsDict.get("warmStart"):
             self.writesol(start, lp, columns, names, rows)
             command += ["-mips", start]
-        if self.timeLimit is not None:
-            command += ["-sec", str(self.timeLimit)]
+        left = None if self.stop_at is None else max(0.01, self.stop_at - time.perf_counter())
+        if left is not None:
+            command += ["-sec", f"{left * (1 - _KEPT_BACK):.3f}"]
         for option in (*self.options, *self.getOptions()):
             command += ["-" + option.split()[0], *option.split()[1:]]
         command += ["-solve", "-printingOptions", "all", "-solution", solution]
         with open(self.optionsDict["logPath"], "w") as log:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=self.kill_after_s, check=False
-            )
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=left, check=False)
         if done.returncode or not Path(solution).exists():
             raise pulp.PulpSolverError(f"exit status {done.returncode}")
         status, values, *_, solved = self.readsol_MPS(solution, lp, columns, names, rows)

@@ -11,14 +11,16 @@ from hexopt.errors import ConfigError
 from hexopt.policies.forecast import check_forecaster, make_forecaster
 from hexopt.policies.horizon import Horizon
 
-TailOf = Literal["mean", "median", "harmonic", "low"]
+TailOf = Literal["mean", "median", "harmonic", "cautious", "low"]
 """Which number of a forecast is used.
 
 ``mean`` and ``median``; ``low``: the first quantile, 10%; ``harmonic``: the tail that gives the horizon its harmonic
-mean, so that waiting counts as much as it is expected to lift the workflow's ratio.
+mean, so that waiting counts as much as it is expected to lift the workflow's ratio. ``cautious``: the same with the
+fourth power of the ratio, which the least that may follow dominates.
 """
 
 _FORGET_ABOVE = 4096
+_CAUTION = 4
 
 
 class Forecasting(Protocol):
@@ -95,5 +97,6 @@ def _number(tail: Tail, tail_of: TailOf, revealed_us: int) -> float:
         return tail.quantiles_us[len(tail.quantiles_us) // 2]
     if tail_of == "low":
         return tail.quantiles_us[0]
-    shares = [1 / (revealed_us + us) for us in tail.quantiles_us]
-    return len(shares) / sum(shares) - revealed_us
+    power = 1 if tail_of == "harmonic" else _CAUTION
+    shares = [1.0 / float(revealed_us + us) ** power for us in tail.quantiles_us]
+    return float((len(shares) / sum(shares)) ** (1 / power)) - revealed_us

@@ -1,0 +1,116 @@
+"""How far the paper's grid is from what is possible: bound, best known, and the gaps of policies, cell by cell.
+
+    python experiments/paper_bounds.py [--seeds 1] [--search 12] [--out results/paper_bounds] [--only CLUSTER/TRACE]
+
+Each cell of experiments/paper_hetero.toml and paper_homogeneous.toml is one file in the folder; cells that are there
+are not done again. At the end (and with --table alone) it prints the table and writes cells.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import hexopt
+from hexopt.formulations.bounds import trace_bounds
+from hexopt.formulations.bounds.bound import rank
+from hexopt.offline import best_known, gap, problem_of, run
+
+HERE = Path(__file__).parent
+QUANTILES = ("0.95", "0.99", "1")
+POLICIES = ("fcfs", "workflow-fcfs", "workflow-llf", "autellix-atlas", "earliest-finish", "hexagent")
+STARTERS = ("earliest-finish", "hexagent")
+"""What the search begins with: the two that were ever the best of the shipped ones here."""
+
+
+def cells() -> list[tuple[str, dict[str, Any]]]:
+    """Return (cluster, trace) of both grids."""
+    found = []
+    for name in ("paper_hetero", "paper_homogeneous"):
+        study = tomllib.loads((HERE / f"{name}.toml").read_text(encoding="utf-8"))
+        found += [(cluster, trace) for cluster in study["cluster"] for trace in study["traces"]]
+    return found
+
+
+def measure(cluster: str, trace: dict[str, Any], seed: int, search: int) -> dict[str, Any]:
+    """Bound, search and compare one cell."""
+    began = time.process_time()
+    made = hexopt.generate_trace(
+        trace["generate"], workflows=trace["workflows"], seed=seed, parameters=trace["parameters"]
+    )
+    problem = problem_of(made, hexopt.load_cluster(cluster), arrivals=trace["arrivals"], seed=seed)
+    row: dict[str, Any] = {"cluster": cluster, "trace": trace["name"], "seed": seed}
+    numbers = {q: rank(q, problem.workflows) for q in QUANTILES}
+    start = time.process_time()
+    bounds = {q: trace_bounds(problem, q) for q in QUANTILES}
+    row["bound_cpu_s"] = time.process_time() - start
+    ratios = {}
+    for name in POLICIES:
+        found = run(problem, hexopt.make_policy(name), numbers["0.99"], name, "app-mean", seed)
+        ratios[name] = sorted(found.ratios)
+    start = time.process_time()
+    best = best_known(problem, "0.99", iterations=search, seed=seed, starters=STARTERS, enough=bounds["0.99"].value)
+    row["search_cpu_s"] = time.process_time() - start
+    row["best_by"] = best.how
+    known = {**ratios, "best": sorted(best.ratios)}
+    for q in QUANTILES:
+        row[f"bound_{q}"], row[f"path_{q}"] = bounds[q].value, bounds[q].path
+        for name, values in known.items():
+            row[f"{name}_{q}"] = values[numbers[q] - 1]
+        row[f"best_{q}"] = min(values[numbers[q] - 1] for values in known.values())
+    row["cpu_s"] = time.process_time() - began
+    return row
+
+
+def table(out: Path) -> None:
+    """Print what is there and write it as one file."""
+    import pandas as pd
+
+    frame = pd.DataFrame([json.loads(p.read_text(encoding="utf-8")) for p in sorted(out.glob("*.json"))])
+    if frame.empty:
+        return
+    frame.to_csv(out / "cells.csv", index=False)
+    baselines = [p for p in POLICIES if p != "hexagent"]
+    for q in QUANTILES:
+        rows = []
+        for _, r in frame.iterrows():
+            bound, other = r[f"bound_{q}"], min(r[f"{p}_{q}"] for p in baselines)
+            known = r[f"best_{q}"]
+            rows.append(
+                [r["cluster"], r["trace"], r["seed"], bound, known, gap(known, bound), r[f"hexagent_{q}"],
+                 gap(r[f"hexagent_{q}"], bound), other, gap(other, bound), r["bound_cpu_s"], r["search_cpu_s"]]
+            )  # fmt: skip
+        columns = ["cluster", "trace", "seed", "bound", "best", "gap", "hexagent", "gap", "baseline", "gap", "bound s",
+                   "search s"]  # fmt: skip
+        print(f"\nquantile {q}, {len(rows)} cells, median gap {pd.Series([r[5] for r in rows]).median():.1%}")
+        print(pd.DataFrame(rows, columns=columns).to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+
+
+def main() -> None:
+    """Do the cells that are not there yet, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--search", type=int, default=12)
+    parser.add_argument("--out", type=Path, default=Path("results/paper_bounds"))
+    parser.add_argument("--only", action="append", help="CLUSTER/TRACE; may be repeated")
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for seed in range(0 if options.table else options.seeds):
+        for cluster, trace in cells():
+            name = f"{cluster}/{trace['name']}"
+            path = options.out / f"{cluster}-{trace['name']}-{seed}.json"
+            if path.exists() or (options.only and name not in options.only):
+                continue
+            row = measure(cluster, trace, seed, options.search)
+            path.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+            print(f"{name} seed {seed}: {row['cpu_s']:.0f} s of CPU time", flush=True)
+    table(options.out)
+
+
+if __name__ == "__main__":
+    main()
