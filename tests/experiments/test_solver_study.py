@@ -259,6 +259,13 @@ def test_gaps_by_hand() -> None:
     assert summary.loc[("a", 20), "greedy_mean"] == pytest.approx(0.2)
 
 
+def test_a_proof_by_a_wrong_bound_is_none() -> None:
+    rows = rows_of(("sum", "a", 5, 10.0, 10.5), ("sum", "b", 5, 10.0, 10.0))
+    table = solves_table([rows[0] | {"proved": True}, rows[1]], {})
+    assert table["bound_wrong"].tolist() == [True, False]
+    assert table["proved"].tolist() == [False, True]
+
+
 def test_the_best_known_may_be_the_librarys() -> None:
     row = BestKnown("n004-roomy-a", "sum", 8.0, 8.0, "someone", 1.0, 7.0, "someone", 1.0, "")
     table = solves_table(rows_of(("sum", "a", 5, 10.0, 6.0)), {("n004-roomy-a", "sum"): row})

@@ -124,6 +124,18 @@ def test_where_nobody_beats_the_greedy_plan_it_is_said(tmp_path: Path) -> None:
     assert all("**No solver is shown to be better than the greedy plan** at any size" in s for s in sentences)
 
 
+def test_a_gain_on_one_window_alone_is_not_shown(tmp_path: Path) -> None:
+    def change(row: dict[str, Any]) -> None:
+        if row["instance"][-1] != "0":
+            row["greedy_value"] = 10.0
+
+    cell = next(c for c in cells(made(tmp_path, change)) if (c.objective, c.calls, c.limit_ms) == ("sum", 4, 50.0))
+    assert cell.gain is not None
+    assert cell.gain[0] == pytest.approx(0.2 / 8)
+    assert cell.gain[1] == 0
+    assert not cell.pays
+
+
 def test_sentences_of_a_clear_case(data: Solves) -> None:
     text = {s.split("**")[1]: s for s in headline_sentences(data)}
     assert "exact at 4 and 32 calls (mean gap at most 0.00%)" in text["sum, 50 ms"]
