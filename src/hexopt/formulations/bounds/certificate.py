@@ -248,6 +248,10 @@ def proves(problem: Problem, prices: Prices, alpha: float, late: int, around: Se
     return float(kept.sum()) > cost + MARGIN * (cost + float(size[alive].sum()))
 
 
+MOST = 1e9
+"""No larger ratio is looked for."""
+
+
 def largest_proved(problem: Problem, prices: Prices, late: int, low: float, tolerance: float = 1e-4) -> float:
     """Return an alpha, at least ``low``, that the prices prove, within ``tolerance`` of the largest; ``low`` if none.
 
@@ -257,7 +261,7 @@ def largest_proved(problem: Problem, prices: Prices, late: int, low: float, tole
         return low
     step = 0.01
     high = low * (1 + step)
-    while proves(problem, prices, high, late):
+    while high < MOST and proves(problem, prices, high, late):
         low, step = high, 2 * step
         high = low * (1 + step)
     while high - low > tolerance * high:
