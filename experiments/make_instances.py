@@ -176,6 +176,8 @@ REGIMES: dict[str, tuple[Callable[[Cluster], Cluster], tuple[Source, ...]]] = {
             Source("lats4", "homogeneous-llama", "lats", 4.0, "workflow-llf", tail=True, workflows=30),
             Source("lats5", "hetero-2-qwen", "lats", 4.0, workflows=30),
             Source("lats6", "homogeneous-qwen", "lats", 4.0, tail=True, workflows=30),
+            Source("lats7", "hetero-1-llama", "lats", 6.0, workflows=150),
+            Source("lats8", "hetero-2-qwen", "lats", 6.0, tail=True, workflows=150),
         ),
     ),
     "uneven": (

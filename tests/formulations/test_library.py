@@ -10,7 +10,7 @@ import pytest
 from hexopt.core.window import Placement, Window, WindowPlan
 from hexopt.errors import WindowError
 from hexopt.formulations import BOTTLENECK, Objective, check
-from hexopt.formulations.library import Library, read_plan, write_plan
+from hexopt.formulations.library import NAME, Library, read_plan, write_plan
 from tests.formulations.windows import random_window
 
 SHIPPED = Library(Path(__file__).parents[2] / "formulations")
@@ -128,4 +128,23 @@ def test_every_shipped_best_known_value_is_true() -> None:
     assert SHIPPED.verify() == []
     names = set(SHIPPED.names())
     assert {name for name, _ in SHIPPED.best_known()} <= names
-    assert all(SHIPPED.load(name).name == name for name in names)
+
+
+def test_the_library_has_windows_of_every_size_and_regime() -> None:
+    names = [found for name in SHIPPED.names() if (found := NAME.fullmatch(name))]
+    assert len(names) == len(SHIPPED.names()) >= 200
+    sizes = {"004", "008", "016", "032", "064", "128"}
+    regimes = {"roomy", "high-load", "tight-kv", "strict-kv", "slow-network", "fan-out", "uneven"}
+    assert {(found["calls"], found["regime"]) for found in names} >= {(n, r) for n in sizes for r in regimes}
+    assert sum(file.stat().st_size for file in (SHIPPED.folder / "instances").iterdir()) < 6_000_000
+
+
+@pytest.mark.parametrize("size", [4, 8, 16, 32, 64, 128])
+def test_every_window_of_the_library_can_be_read_and_has_something_to_place(size: int) -> None:
+    for name in SHIPPED.names():
+        if name.startswith(f"n{size:03d}-"):
+            window = SHIPPED.load(name)
+            assert window.name == name
+            assert len(window.calls) == size
+            assert sum(call.is_open for call in window.calls) >= 0.3 * size - 1, name
+            assert window.provenance

@@ -196,7 +196,7 @@ def test_a_problem_that_was_not_given_counts_as_not_solved(data: Solves) -> None
 def test_variants_are_held_against_their_base(data: Solves) -> None:
     rows = {(row[2], row[3]): row for row in variant_rows(data)}
     row = rows["sum", "50"]
-    assert row[:2] == ("exact", "hint: greedy → none, presolve: default → false")
+    assert row[:2] == ("exact", "hint: greedy → none, option presolve: default → false")
     assert row[4] == "16"
     assert row[5:9] == ("100%", "88%", "0%", "12%")
     assert row[9].startswith("+2.50% [")  # two of 16 windows fall back to the greedy plan: 0.2 / 8
@@ -206,7 +206,7 @@ def test_variants_are_held_against_their_base(data: Solves) -> None:
 def test_difference_of_settings() -> None:
     base = {"formulation": "a", "hint": "none", "threads": 1, "options": {"x": 1}, "label": ""}
     other = {**base, "threads": 2, "options": {"x": 1, "cut": False}, "label": "b", "variant_of": "a"}
-    assert difference_text(base, other) == "threads: 1 → 2, cut: default → false"
+    assert difference_text(base, other) == "threads: 1 → 2, option cut: default → false"
     assert difference_text(base, base) == "nothing"
 
 

@@ -163,16 +163,16 @@ def caution_sentences(data: Solves) -> list[str]:
         ("worse_than_hint", "returned a plan worse than the hint that it was given, or none"),
     ):
         counts = table[table[column].astype(bool)].groupby("solver").size()
-        out += [f"**{solver} {words}**: {count} solves." for solver, count in counts.items()]
+        out += [f"**{solver} {words}**: {_solves(int(count))}." for solver, count in counts.items()]
     failed = table[table["error"] != ""]
     for solver, part in failed.groupby("solver"):
         most = part["error"].value_counts()
-        out.append(f"{solver}: {len(part)} solves ended with an error, most often: {most.index[0]}")
+        out.append(f"{solver}: {_solves(len(part))} ended with an error, most often: {most.index[0]}")
     late = table[table["overrun_s"] > 0.5 * table["limit_ms"] / 1000 + 0.005]
     for solver, part in late.groupby("solver"):
         worst = part.sort_values("overrun_s").iloc[-1]
         out.append(
-            f"{solver}: {len(part)} solves took more than half again their limit and 5 ms; the latest came "
+            f"{solver}: {_solves(len(part))} took more than half again their limit and 5 ms; the latest came "
             f"{1000 * float(worst['overrun_s']):.0f} ms after {float(worst['limit_ms']):g} ms ({worst['instance']}, "
             f"{worst['objective']})."
         )
@@ -190,6 +190,10 @@ def caution_sentences(data: Solves) -> list[str]:
         "gaps to them are lower bounds of the true gaps."
     )
     return out
+
+
+def _solves(count: int) -> str:
+    return f"{count} solve{'s' * (count != 1)}"
 
 
 def _closed(part: pd.DataFrame) -> bool:
@@ -245,7 +249,10 @@ def _pair(table: pd.DataFrame, base: str, variant: str, objective: str, limit: f
 
 def difference_text(base: Mapping[str, Any], variant: Mapping[str, Any]) -> str:
     """Say in which settings a variant differs from its base."""
-    flat = [{**{k: v for k, v in e.items() if k != "options"}, **e["options"]} for e in (base, variant)]
+    flat = [
+        {**{k: v for k, v in e.items() if k != "options"}, **{f"option {k}": v for k, v in e["options"].items()}}
+        for e in (base, variant)
+    ]
     hidden = ("label", "variant_of", "objectives", "most_calls")
     keys = [k for k in dict.fromkeys([*flat[0], *flat[1]]) if k not in hidden and flat[0].get(k) != flat[1].get(k)]
     return ", ".join(f"{k}: {_plain(flat[0].get(k))} → {_plain(flat[1].get(k))}" for k in keys) or "nothing"
