@@ -188,7 +188,12 @@ def test_ctrl_c_during_run_keeps_finished_runs(here: Path, jobs: str) -> None:
     (here / "small.toml").write_text(EXPERIMENT.replace("seeds = 2", "seeds = 2000"))
     command = [sys.executable, "-m", "hexopt.cli", "run", "small.toml", "--jobs", jobs]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # also where this suite runs in the background
     )
     runs = here / "results" / "small" / "runs"
     deadline = time.monotonic() + 300

@@ -66,7 +66,7 @@ def solve_command(
 
     Example:
 
-    hexopt solve n006-roomy-example --formulation exhaustive \\
+    hexopt solve n006-roomy-example --formulation cpsat \\
       --objective sum --time-limit 10 --out plan.png
     """
     from hexopt.cli.solve import solve_and_show
