@@ -26,6 +26,7 @@ from hexopt.core.view import CallView, Trigger, View
 from hexopt.core.workflow import Trace
 from hexopt.formulations.bounds import Bounds, Problem, Settings, trace_bounds
 from hexopt.formulations.bounds.bound import rank
+from hexopt.formulations.protocol import TOLERANCE
 from hexopt.latency import ClusterLatency, check_calibrated
 from hexopt.policies.compiled import CompiledPlacement, load_kernels
 from hexopt.policies.labels import relabel
@@ -365,7 +366,11 @@ def gap(value: float, bound: float) -> float:
     >>> gap(4.0, 3.0)
     0.25
     """
-    return 1.0 if math.isinf(value) else max(0.0, (value - bound) / value)
+    if math.isinf(value):
+        return 1.0
+    found = (value - bound) / value
+    # Rounding errors are none of a gap; a value below a bound by more shows as what it is.
+    return max(0.0, found) if found > -TOLERANCE else found
 
 
 def enclose(

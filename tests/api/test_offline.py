@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import hexopt
 from hexopt.cli import run as run_command
+from hexopt.cli.bound import _plain
 from hexopt.formulations.bounds import Problem
 from hexopt.offline import Foresight, Targets, best_known, enclose, gap, problem_of, run
 from hexopt.traces import write_trace
@@ -104,3 +106,14 @@ def test_wrong_arguments(
     write_trace(problem.trace, tmp_path / "t.jsonl")
     assert run_command(["bound", "--trace", str(tmp_path / "t.jsonl"), "--cluster", "tiny", *extra]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_value_below_a_bound_is_not_hidden() -> None:
+    assert gap(3.0, 3.0 + 1e-12) == 0.0
+    assert gap(3.0, 3.3) == pytest.approx(-0.1)
+    assert gap(math.inf, 3.0) == 1.0
+
+
+def test_json_has_null_for_the_ratio_of_a_workflow_that_is_never_done() -> None:
+    answer = {"bound": 1.5, "policies": {"x": {"value": math.inf, "gap": 1.0}}}
+    assert _plain(answer) == {"bound": 1.5, "policies": {"x": {"value": None, "gap": 1.0}}}

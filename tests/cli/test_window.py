@@ -87,3 +87,21 @@ def test_unknown_instances_are_named(here: Path, hexopt_command: Command) -> Non
     assert refused.status == 2
     assert "lib/instances has none of this name" in refused.err
     assert "No such file" in hexopt_command("window", "check", "nowhere.json").err
+
+
+def test_an_objective_may_be_written_in_many_ways(files: Path, hexopt_command: Command) -> None:
+    there = ("--library", "lib")
+    hexopt_command("window", "add", "w.json", *there)
+    submit = ("window", "submit", "n005-roomy-a", "plan.json", "--by", "hand", "--seconds", "1", *there)
+    for text, known in (("late:1.50", "late:1.5"), ("late: 1.2345678", "late:1.2345678")):
+        done = hexopt_command(*submit, "--objective", text)
+        assert done.status == 0
+        assert done.out.startswith(f"n005-roomy-a, {known}: best known ")
+
+
+def test_solve_refuses_a_picture_before_it_does_anything(files: Path, hexopt_command: Command) -> None:
+    there = ("--library", "lib")
+    hexopt_command("window", "add", "w.json", *there)
+    solve = ("solve", "n005-roomy-a", "--formulation", "local-search", "--iterations", "10", "--submit", "me", *there)
+    assert hexopt_command(*solve, "--out", "y.gif").status == 2
+    assert not (files / "lib" / "best_known.csv").exists()

@@ -129,7 +129,7 @@ def test_modes_lie_below_all_batch_sizes() -> None:
 def test_ranks_are_exact() -> None:
     assert [rank(q, 100) for q in ("0.99", "0.95", "1", "0.001")] == [99, 95, 100, 1]
     assert rank("0.99", 400) == 396
-    for wrong in ("0", "1.5", "much"):
+    for wrong in ("0", "1.5", "much", "1/2", "1/0", "nan", "Infinity"):
         with pytest.raises(ConfigError, match="quantile"):
             rank(wrong, 4)
 

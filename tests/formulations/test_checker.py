@@ -9,7 +9,7 @@ import pytest
 
 from hexopt.core.window import Placement, Window
 from hexopt.errors import WindowError
-from hexopt.formulations import Verdict, check, parse_objective
+from hexopt.formulations import Verdict, check, objective_text, parse_objective
 from tests.formulations.small import bound, call, instances, plain_window, small_window
 
 
@@ -266,3 +266,10 @@ def test_objectives_on_the_same_times() -> None:
         "late:1": 0.0,
     }.items():
         assert check(window, plan, parse_objective(text)).value == pytest.approx((value, total))
+
+
+@pytest.mark.parametrize(
+    "text", ["late:1.2345678", "hinge:0.1234567,give_up=0.0123456", "late:1.5", "hinge:3", "late:1e+300"]
+)
+def test_an_objective_survives_being_written(text: str) -> None:
+    assert objective_text(parse_objective(text)) == text

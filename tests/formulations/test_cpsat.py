@@ -352,3 +352,10 @@ def test_without_pressure_it_is_exact(regime: str) -> None:
             assert found.status is Status.OPTIMAL
             assert found.value is not None
             assert found.value.objective == pytest.approx(best.objective, rel=1e-9)
+
+
+def test_an_slo_scale_beyond_all_times_of_the_solver() -> None:
+    window = random_window(0, 4)
+    for text in ("hinge:1e200", "hinge:1e200,give_up=0.5", "late:1e200"):
+        result = make_formulation("cpsat").solve(window, parse_objective(text), Budget(deterministic=1.0))
+        assert (result.status, result.value.objective, result.bound) == (Status.OPTIMAL, 0.0, 0.0)  # type: ignore[union-attr]

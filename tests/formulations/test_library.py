@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,3 +149,12 @@ def test_every_window_of_the_library_can_be_read_and_has_something_to_place(size
             assert len(window.calls) == size
             assert sum(call.is_open for call in window.calls) >= 0.3 * size - 1, name
             assert window.provenance
+
+
+@pytest.mark.parametrize(("seconds", "limit"), [(math.nan, None), (-1.0, None), (1.0, math.nan), (1.0, -math.inf)])
+def test_numbers_that_are_none_do_not_enter(
+    library: Library, window: Window, seconds: float, limit: float | None
+) -> None:
+    with pytest.raises(WindowError, match=r"(seconds|bound) is .*, a finite number"):
+        library.submit(window.name, BOTTLENECK, plans(window)[0], "someone", seconds, limit)
+    assert library.best_known() == {}

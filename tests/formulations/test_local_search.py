@@ -216,3 +216,13 @@ def test_the_last_part_walks_on_the_twin_where_room_is_scarce() -> None:
     assert not result.facts["on_twin"]
     assert isinstance(result.facts["on_twin"], bool)
     assert np.isfinite(result.model_objective)
+
+
+@pytest.mark.parametrize(
+    "row", [(0, "a", 1.0), ("a", 0, 1.0), (0, 0, "x"), (99, 0, 0.0), (0, None, 0.0), (0, 0, np.nan)]
+)
+def test_a_hint_that_is_no_plan_is_no_help_and_no_harm(row: tuple[object, ...]) -> None:
+    window = small_window([call("a", [10], [5])])
+    for hint in ([row], (Placement(*row),)):  # type: ignore[arg-type]
+        result = make_formulation("local-search").solve(window, Objective(), Budget(iterations=10), hint)  # type: ignore[arg-type]
+        assert result.status is Status.OPTIMAL

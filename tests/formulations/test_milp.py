@@ -32,6 +32,7 @@ from hexopt.formulations.milp.backends import SOLVERS, Limits, make_backend
 from hexopt.formulations.milp.linear import LinearModel
 from hexopt.formulations.pressure import pressure
 from hexopt.testing.windows import all_plans, best_values, make_window, random_plans, tiny_windows
+from tests.formulations.small import call, instances, small_window
 from tests.formulations.windows import REGIMES, random_window
 
 NAMES = ["milp-disjunctive", "milp-positional", "milp-time-indexed", "milp-deadline"]
@@ -410,3 +411,18 @@ def test_no_decode_slot(name: str) -> None:
     window = replace(window, decode=tuple(replace(d, max_new=1) for d in window.decode))
     result = solve(name, "highs", window, BOTTLENECK)
     assert (result.status, result.plan, result.bound) == (Status.INFEASIBLE, None, None)
+
+
+def test_bisection_ends_where_doubles_do_not_hold_the_times() -> None:
+    big = 2**53
+    rows = [call(f"c{i}", [big] * 2, [big] * 2, wire=big, tail_us=big) for i in range(3)]
+    late = {"free_us": big, "nic_free_us": big}
+    workflow = {"id": "w", "elapsed_us": big, "horizon_us": big, "floor_us": big}
+    where = instances(2, 2, late, {"nic_free_us": big})
+    window = small_window(rows, where, [workflow])
+    # Without the guard the same question is asked for ever: the limit bounds the test, not the work.
+    result = make_formulation("milp-deadline").solve(window, Objective(), Budget(time_limit_s=20.0))
+    assert result.stop_reason is not StopReason.TIME_LIMIT
+    assert result.value is not None
+    assert result.bound is not None
+    assert result.bound <= result.value.objective

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,22 +64,30 @@ def bound_and_show(
         "gap": found.gap,
         "policies": found.policies,
     }
+    text = json.dumps(_plain(answer), indent=2, allow_nan=False)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
             found.best.decisions.to_csv(out / "decisions.csv", index=False, lineterminator="\n")
-            (out / "bound.json").write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+            (out / "bound.json").write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise OutputError(
                 f"{out}: {error.strerror}, results need a folder that can be written, name another with --out"
             ) from None
     if as_json:
-        line(json.dumps(answer, indent=2))
+        line(text)
     else:
         _print(answer)
     if out is not None:
         replay = f"--policy replay --policy-option decisions={out / 'decisions.csv'}"
         (note if as_json else line)(f"best schedule: {out / 'decisions.csv'}; hexopt simulate {replay} carries it out")
+
+
+def _plain(value: Any) -> Any:
+    # JSON knows no infinity; the ratio of a workflow that is never done is written as null.
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print(answer: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hexopt.cli.console import line, stdout
 from hexopt.cli.simulate import parse_options
-from hexopt.cli.window import draw, find_window, read_plan_file
+from hexopt.cli.window import check_picture, draw, find_window, read_plan_file
 from hexopt.core.window import Window
 from hexopt.errors import ConfigError
 from hexopt.formulations.library import Library
@@ -39,6 +39,8 @@ def solve_and_show(
     """Solve a window, print and draw the result; return 0 if there is a plan and 1 if not."""
     wanted = parse_objective(objective)
     budget = Budget(time_limit, deterministic, iterations, threads, seed)
+    if out is not None:
+        check_picture(out)  # before anything is solved, or entered into the library
     given = parse_options(options, flag="--option")
     if solver is not None:
         if "solver" not in inspect.signature(formulation_class(formulation)).parameters:

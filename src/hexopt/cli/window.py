@@ -12,7 +12,7 @@ from hexopt.core.window import Window, WindowPlan, load_window
 from hexopt.errors import OutputError, WindowError
 from hexopt.formulations.checker import as_plan, check
 from hexopt.formulations.library import Library
-from hexopt.formulations.objective import Objective, parse_objective
+from hexopt.formulations.objective import Objective, objective_text, parse_objective
 
 
 def find_window(name: str, library: str) -> Window:
@@ -33,10 +33,15 @@ def read_plan_file(path: Path) -> WindowPlan:
     return as_plan(found.get("plan") if isinstance(found, dict) else found)
 
 
-def draw(window: Window, plan: WindowPlan | None, objective: Objective, out: Path) -> None:
-    """Write the picture of a window."""
+def check_picture(out: Path) -> None:
+    """Refuse a name that is none of a picture."""
     if out.suffix not in (".png", ".svg"):
         raise WindowError(f"--out: '{out}' found, a picture ends in .png or .svg, rename it")
+
+
+def draw(window: Window, plan: WindowPlan | None, objective: Objective, out: Path) -> None:
+    """Write the picture of a window."""
+    check_picture(out)
     from hexopt.report.gantt import plot_window
     from hexopt.report.style import house_style, save
 
@@ -135,8 +140,9 @@ def submit_plan(
     known = Library(library)
     wanted = parse_objective(objective)
     changed = known.submit(instance, wanted, read_plan_file(plan), by, seconds, bound)
-    row = known.best_known()[instance, objective]
-    line(f"{instance}, {objective}: best known {row.value:.12g} by {row.found_by}")
+    text = objective_text(wanted)
+    row = known.best_known()[instance, text]
+    line(f"{instance}, {text}: best known {row.value:.12g} by {row.found_by}")
     line("entered" if changed else "not entered: it is no better than what is known")
 
 

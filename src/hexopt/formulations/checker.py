@@ -134,6 +134,11 @@ def as_plan(plan: Any) -> WindowPlan:
         ) from None
 
 
+def keeps_placement_rules(window: Window, plan: WindowPlan) -> bool:
+    """Say whether a plan breaks no rule before anything is played: only such plans can be given to a compiled twin."""
+    return not any(_broken_rules(window, plan))
+
+
 def _broken_rules(window: Window, plan: WindowPlan) -> list[Violation]:
     """Find what is wrong with a plan before anything is played."""
     if len(plan) != len(window.calls):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -212,6 +213,11 @@ class Library:
     ) -> BestKnown | None:
         name, text = key
         row = before
+        for what, number, rule in (("seconds", seconds, "0 or more"), ("bound", bound, "any")):
+            if number is not None and not (math.isfinite(number) and (what == "bound" or number >= 0)):
+                raise WindowError(
+                    f"instance '{name}': {what} is {number!r}, a finite number ({rule}) is legal, correct it"
+                )
         if plan is not None:
             window = self.load(name)
             verdict = check(window, plan, objective)

@@ -31,6 +31,7 @@ from hexopt.formulations.arrays import (
     arrays_of,
     goal_of,
 )
+from hexopt.formulations.checker import as_plan, keeps_placement_rules
 from hexopt.formulations.jit import Compiler
 from hexopt.formulations.objective import Objective, Value
 from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason, is_proved
@@ -296,7 +297,8 @@ class LocalSearch:
             return answer(Status.MODEL_INVALID, StopReason.ERROR, "sums of the window's times could exceed 2**61 µs")
         search = Search(arrays, goal_of(objective, len(window.workflows)), budget.seed)
         bound = objective.value(window, search.least_ends_us.tolist()).objective
-        usable = hint if hint is not None and len(hint) == len(window.calls) else None
+        placed = None if hint is None else as_plan(hint)
+        usable = placed if placed is not None and keeps_placement_rules(window, placed) else None
         started = search.start(None if usable is None else plan_arrays(window, usable))
         build_s = time.perf_counter() - zero
         if not started:

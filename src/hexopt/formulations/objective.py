@@ -118,5 +118,11 @@ def parse_objective(text: str) -> Objective:
 
 def objective_text(objective: Objective) -> str:
     """Return the text that :func:`parse_objective` reads."""
-    text = objective.kind if objective.slo_scale is None else f"{objective.kind}:{objective.slo_scale:g}"
-    return f"{text},give_up={objective.give_up:g}" if objective.give_up else text
+    text = objective.kind if objective.slo_scale is None else f"{objective.kind}:{_number(objective.slo_scale)}"
+    return f"{text},give_up={_number(objective.give_up)}" if objective.give_up else text
+
+
+def _number(value: float) -> str:
+    """Return the shortest text of a number that loses nothing: it is part of the key of best known values."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))

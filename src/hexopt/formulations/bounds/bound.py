@@ -34,8 +34,8 @@ class Bounds:
 def rank(quantile: str | Decimal, workflows: int) -> int:
     """Return which of the ratios, in increasing order and from 1, Req_q is."""
     try:
-        exact = Fraction(str(quantile))
-    except ValueError:
+        exact = Fraction(Decimal(str(quantile)))
+    except (ArithmeticError, ValueError):  # no number; one that is not finite
         exact = Fraction(0)
     if not 0 < exact <= 1:
         raise ConfigError(

@@ -74,7 +74,10 @@ def _weighted(model: WindowModel, objective: Objective, limits_us: Sequence[int]
     a, m = model.arrays, model.model
     horizons = a.horizon.tolist()
     earliest = a.earliest_ends()
-    base = [0] * len(horizons) if objective.kind == "sum" else objective.latest_us(model.window)
+    base = [0] * len(horizons)
+    if objective.kind == "hinge":
+        # No end is above its limit, so a base above it says no more, and might be too large for the solver.
+        base = [min(pair) for pair in zip(objective.latest_us(model.window), limits_us, strict=True)]
     low = [max(0, e - b) for e, b in zip(earliest, base, strict=True)]
     high = [max(0, e - b) for e, b in zip(limits_us, base, strict=True)]
     size = sum((Fraction(x, h) for x, h in zip(high, horizons, strict=True)), Fraction(0))

@@ -88,10 +88,14 @@ class MilpDeadline(Milp):
                 attempt.bound = low = max(low, asked)
             elif answer.values is not None:
                 schedule = model.schedule(answer.values)
-                high = min(high, relaxation.value(schedule))
+                before, high = high, min(high, relaxation.value(schedule))
                 attempt.model_objective = high
                 attempt.trajectory += [(s, high) for s, _ in answer.incumbents[-1:]]
                 attempt.best.offer(relaxation.plan(schedule))
+                if high == before:  # times so large that doubles do not hold what was asked for: it would ask for ever
+                    attempt.stop = StopReason.COMPLETE
+                    attempt.notes.append("the last question is beyond the precision of doubles")
+                    return
             else:
                 return
             # Very near, ask for anything better: if that is impossible, ``high`` itself is proved.
