@@ -15,8 +15,15 @@ EXCLUDED = {
 }
 """Policies that cannot be run on the kit's own scenarios, and why."""
 
-OPTIONS: dict[str, dict[str, Any]] = {}
-"""Options that a policy must be given."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "rolling-cpsat": {"deterministic": 0.0005, "most": 5},
+    "rolling-milp": {"deterministic": 0.01, "most": 4},
+    "rolling-search": {"iterations": 50, "most": 8},
+}
+"""Options that a policy must be given, or without which the kit's many rounds take minutes."""
+
+SLOW = {"rolling-cpsat", "rolling-milp"}
+"""Policies whose every round costs milliseconds in a solver: the long checks have them, and not thoroughly."""
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("hexagent", {"kv_room": "now", "keep_maximum": True}),
@@ -25,7 +32,14 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 """Options that make a policy go other ways."""
 
 
-@pytest.mark.parametrize("name", [name for name in policy_names() if name not in EXCLUDED])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in policy_names()
+        if name not in EXCLUDED
+    ],
+)
 def test_registered_policies_conform(name: str) -> None:
     report = check_policy(lambda: hexopt.make_policy(name, **OPTIONS.get(name, {})))
     assert report.policy == name
@@ -39,7 +53,7 @@ def test_variants_conform(name: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in policy_names() if name not in EXCLUDED])
+@pytest.mark.parametrize("name", [name for name in policy_names() if name not in {*EXCLUDED, *SLOW}])
 def test_registered_policies_conform_thoroughly(name: str) -> None:
     check_policy(lambda: hexopt.make_policy(name, **OPTIONS.get(name, {})), thorough=True)
 

@@ -12,4 +12,4 @@ class RollingCpsat(Rolling):
 
     name: ClassVar[str] = "rolling-cpsat"
     own_formulation: ClassVar[str] = "cpsat"
-    own_deterministic: ClassVar[float] = 0.05
+    own_deterministic: ClassVar[float] = 0.002

@@ -12,4 +12,4 @@ class RollingMilp(Rolling):
 
     name: ClassVar[str] = "rolling-milp"
     own_formulation: ClassVar[str] = "milp-disjunctive"
-    own_deterministic: ClassVar[float] = 1.0
+    own_deterministic: ClassVar[float] = 0.1
