@@ -378,7 +378,6 @@ def test_limit_of_nodes_of_highs(hinted: bool) -> None:
     hint = next(plan for plan in random_plans(window, 500, 1) if check(window, plan).feasible)
     formulation = make_formulation("milp-disjunctive", solver="highs")
     result = formulation.solve(window, BOTTLENECK, Budget(deterministic=0.01), hint if hinted else None)
-    assert result.status in (Status.FEASIBLE, Status.NO_INCUMBENT)
     assert result.stop_reason is not StopReason.ERROR
     if hinted:
         value = check(window, hint, BOTTLENECK).value
