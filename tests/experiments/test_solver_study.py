@@ -259,6 +259,14 @@ def test_gaps_by_hand() -> None:
     assert summary.loc[("a", 20), "greedy_mean"] == pytest.approx(0.2)
 
 
+def test_where_a_process_died_the_greedy_plan_is_served() -> None:
+    rows = rows_of(("sum", "a", 5, 10.0, None), ("sum", "b", 5, None, None))
+    for name in ("greedy_value", "greedy_total", "single_call_bound"):
+        rows[1].pop(name, None)
+    table = solves_table([rows[0] | {"greedy_value": 12.0, "greedy_total": 12.0}, rows[1]], {})
+    assert table["gap_served"].tolist() == pytest.approx([0.0, 0.2])
+
+
 def test_a_proof_by_a_wrong_bound_is_none() -> None:
     rows = rows_of(("sum", "a", 5, 10.0, 10.5), ("sum", "b", 5, 10.0, 10.0))
     table = solves_table([rows[0] | {"proved": True}, rows[1]], {})

@@ -373,6 +373,20 @@ def test_little_time(name: str, solver: str) -> None:
     assert formulation.solve(window, BOTTLENECK, Budget(time_limit_s=1e-6)).status is Status.NO_INCUMBENT
 
 
+@pytest.mark.parametrize("hinted", [True, False])
+def test_limit_of_nodes_of_highs(hinted: bool) -> None:
+    window = random_window(3, 16, "roomy", 4, 4)
+    hint = next(plan for plan in random_plans(window, 500, 1) if check(window, plan).feasible)
+    formulation = make_formulation("milp-disjunctive", solver="highs")
+    result = formulation.solve(window, BOTTLENECK, Budget(deterministic=0.01), hint if hinted else None)
+    assert result.stop_reason is not StopReason.ERROR
+    if hinted:
+        value = check(window, hint, BOTTLENECK).value
+        assert value is not None
+        assert result.value is not None
+        assert result.value <= value
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_said_of_the_model(name: str) -> None:
     window = replace(make_window("small", 3), options=FREE)

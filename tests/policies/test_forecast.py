@@ -164,6 +164,18 @@ def test_learned_sees_what_tells_workflows_apart() -> None:
     assert short[0].mean_us < long[0].mean_us / 3
 
 
+def test_learned_goes_with_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hexopt.policies.forecast.learned.MOST_EXAMPLES", 60)
+    learner = make_learner("learned", Trace(tuple(chain(3, f"w{i}") for i in range(20))))
+    log = as_log(chain(3), 1000, alone())
+    books = Books(cluster(2, 2))
+    learner.reset(books.cluster, books.latency)
+    assert learner.tail(log.calls[0]).mean_us > 0
+    for k in range(60):  # as many examples as before, but nothing follows any more
+        learner.learn(learner.lessons.lesson(as_log(chain(1, f"v{k}"), k, alone())))
+    assert learner.tail(log.calls[0]).mean_us == 0
+
+
 def test_few_workflows_teach_nothing() -> None:
     training = Trace(tuple(chain(3, f"w{i}") for i in range(7)))
     assert asked(make_learner("learned", training), Trace((chain(3),)))[0][0] == NO_TAIL

@@ -122,6 +122,19 @@ def test_started_calls_are_reordered_and_rebound_only_where_they_may_be() -> Non
         assert (1 in moved) == (binding == "handoff")
 
 
+def test_calls_that_are_not_decided_about_stay_in_the_window_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    solve = standins.Echo.solve
+    monkeypatch.setattr(standins.Echo, "solve", lambda self, w, *rest: (seen.append(w), solve(self, w, *rest))[1])
+    c = cluster(2, [decode(f"d{i}", kv_tokens=400) for i in range(2)], binding="handoff")
+    books = Books(c, now_us=100_000)
+    books.place(books.call(90, 11), CallState.PREFILLING, d=1)  # HexAGenT leaves it alone
+    for _ in range(2):
+        books.call(50, 11)
+    ready(rolling("Echo"), c).plan(books.view())
+    assert [w.decode for w in seen[0].calls if not w.is_open] == [1]
+
+
 def test_with_nothing_better_it_is_hexagent() -> None:
     for latency_us in (0, 10_000):
         mine = run(rolling("Echo", most=0, plan_latency_us=latency_us), 25)
@@ -140,7 +153,7 @@ def test_the_previous_solution_is_a_start(monkeypatch: pytest.MonkeyPatch) -> No
         policy = ready(rolling("Tries", objective="sum", reuse=reuse), c)
         policy.plan(books.view())
         policy._before = {0: (0, 0, 2), 1: (0, 0, 1), 2: (0, 0, 0)} if reuse else {}
-        cut = policy._cut(books.view(), policy._rank(books.view(), list(books.calls), []))
+        cut = policy._cut(books.view(), policy._rank(books.view(), list(books.calls), []), set())
         start = tuple(Placement(0, 0, float(k)) for k in (0, 1, 2))
         again = policy._recall(cut, start)
         assert again is None if not reuse else [p.priority for p in again or ()] == [2.0, 1.0, 0.0]

@@ -12,6 +12,7 @@ The optimiser is advice: if it fails, hangs, finds nothing or talks nonsense, He
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -157,24 +158,33 @@ class Rolling(HexAGenT):
         if len(placed) < 2:  # the only one already goes to its best pair
             return _to_plan(ranked, self.decide_ahead)
         urgent = placed[: self.most] if self.most else placed
-        cut = self._cut(view, urgent)
+        cut = self._cut(view, urgent, {r.call.key for r in ranked})
         start = _as_plan(cut, ranked)
         found = self._solve(cut, start)
         if found is not None:
             ranked = self._merge(view, cut, found, ranked)
         return _to_plan(ranked, self.decide_ahead)
 
-    def _cut(self, view: View, urgent: list[_Ranked]) -> Cut:
+    def _cut(self, view: View, urgent: list[_Ranked], decided: set[int]) -> Cut:
         sent = [0] * len(view.decode)
         for r in urgent:
             sent[r.decode] += r.call.predicted_output_tokens > 1
-        return self._cutter.cut(
+        cut = self._cutter.cut(
             view,
             self.horizon_us,
             tail_us=self.tail_us if self._tails is not None else None,
             calls=[r.call for r in urgent],
             at_least=sent,
         )
+        if not self._rebind:
+            return cut
+        # Calls that the round does not decide about stay on their decode instance. Were they open here, plans would be
+        # called better for moves that nobody makes.
+        window_calls = tuple(
+            w if w.is_open or w.decode is not None or c.key in decided else replace(w, decode=c.decode)
+            for c, w in zip(cut.calls, cut.window.calls, strict=True)
+        )
+        return cut._replace(window=replace(cut.window, calls=window_calls))
 
     def _solve(self, cut: Cut, start: WindowPlan) -> tuple[WindowPlan, Verdict] | None:
         """Return a plan better than HexAGenT's and what the checker says of it; ``None`` if there is none."""

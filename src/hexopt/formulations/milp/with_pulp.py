@@ -270,3 +270,11 @@ class _Highs(pulp.HiGHS):  # type: ignore[misc]
         if self.stop_at is not None:
             lp.solverModel.setOptionValue("time_limit", max(0.0, self.stop_at - time.perf_counter()))
         lp.solverModel.run()
+
+    def findSolutionValues(self, lp: Any) -> tuple[int, int]:  # noqa: N802 - PuLP's name
+        try:
+            found: tuple[int, int] = super().findSolutionValues(lp)
+            return found
+        except KeyError:
+            # PuLP knows no limit of nodes. It has read the columns by then, and _run_highs asks HiGHS what they are.
+            return pulp.LpStatusOptimal, pulp.LpSolutionIntegerFeasible

@@ -57,7 +57,8 @@ class _App:
     def __init__(self) -> None:
         self._rows: dict[int, list[tuple[Facts, int]]] = {}
         self._count = 0
-        self._fitted = 0
+        self._new = 0
+        """Examples that came since the last fit."""
         self._facts: Floats = np.empty((0, len(Facts._fields)))
         self._tails: NDArray[np.int64] = np.empty(0, np.int64)
         self._scale: Floats = np.empty(0)
@@ -70,12 +71,14 @@ class _App:
         self._count -= len(self._rows.pop(lesson.workflow, ()))
         self._rows[lesson.workflow] = lesson.rows
         self._count += len(lesson.rows)
+        self._new += len(lesson.rows)
         while self._count > MOST_EXAMPLES and len(self._rows) > 1:
             self._count -= len(self._rows.pop(next(iter(self._rows))))
 
     def tail(self, facts: Facts) -> Tail:
-        # Fitting costs a pass over all examples; so it is done whenever they have grown by an eighth.
-        if not self._fitted or not 8 * self._count < 9 * self._fitted or 8 * self._count < 7 * self._fitted:
+        # Fitting costs a pass over all examples; so it is done whenever a ninth of them is new, also when as many old
+        # ones were forgotten.
+        if 9 * self._new >= self._count:
             self._fit()
         far = np.abs(self._facts - _as_row(facts) * self._scale)
         distance = np.square(far).sum(axis=1)
@@ -87,7 +90,7 @@ class _App:
 
     def _fit(self) -> None:
         rows = [row for rows in self._rows.values() for row in rows]
-        self._fitted = self._count
+        self._new = 0
         self._tails = np.array([us for _, us in rows], np.int64)
         facts = np.array([_as_row(f) for f, _ in rows])
         spread = facts.std(axis=0)
