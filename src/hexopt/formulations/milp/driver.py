@@ -87,7 +87,7 @@ class Attempt:
     def result(self) -> SolveResult:
         """Return what can be claimed."""
         if self.infeasible and not hopeless(self.window, earliest_times(self.window)):
-            # Nothing but the caps can leave a model without a solution, and whether they do can be told without doubles.
+            # Only the caps can leave a model without a solution, and whether they do is told without doubles.
             self.infeasible, self.stop = False, StopReason.ERROR
             self.notes.append(f"{self.formulation.solver} says that there is no plan, which is not so")
         best, bound = self.best, None if self.infeasible else self.bound
