@@ -359,3 +359,12 @@ def test_an_slo_scale_beyond_all_times_of_the_solver() -> None:
     for text in ("hinge:1e200", "hinge:1e200,give_up=0.5", "late:1e200"):
         result = make_formulation("cpsat").solve(window, parse_objective(text), Budget(deterministic=1.0))
         assert (result.status, result.value.objective, result.bound) == (Status.OPTIMAL, 0.0, 0.0)  # type: ignore[union-attr]
+
+
+def test_blocks_that_no_solver_can_add_up_are_not_stated() -> None:
+    window = random_window(0, 2)
+    many = tuple((us, 2**53) for us in range(1, 1200))
+    window = replace(window, decode=tuple(replace(d, releases=many) for d in window.decode))
+    result = make_formulation("cpsat").solve(window, BOTTLENECK, Budget(deterministic=1.0))
+    assert result.status is Status.MODEL_INVALID
+    assert "blocks would overflow" in result.note

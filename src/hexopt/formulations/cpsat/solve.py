@@ -31,6 +31,8 @@ from hexopt.formulations.window_bound import (
 
 _LARGEST_TIME = 2**48
 """Windows that may last longer (µs) are not stated: the solver's sums must stay far below 2**63."""
+_MOST_BLOCKS = 2**62
+"""Likewise of blocks."""
 _FIRST_STEP = 0.03
 """Deterministic time of the first attempts at a target; it doubles with each round."""
 
@@ -155,6 +157,9 @@ class _Search:
             self.open_limits[w] = max(self.open_limits[w], last + after)
         if max([last, *self.open_limits, *self.horizons]) * (len(self.window.calls) + 1) > _LARGEST_TIME:
             self.invalid = f"window '{self.window.name}': it may last {last} µs, sums of times would overflow, scale it"
+            return self._result()
+        if _most_blocks(self.window) > _MOST_BLOCKS:
+            self.invalid = f"window '{self.window.name}': sums of its KV blocks would overflow, scale them"
             return self._result()
         if not self.window.calls:
             self.best.offer(())
@@ -504,6 +509,14 @@ class _Callback(cp_model.CpSolverSolutionCallback):
         """Judge the solution."""
         if self._scaled is not None:
             self._search._take(self._model, self.value, self._scaled, self._ties)
+
+
+def _most_blocks(window: Window) -> int:
+    """Return more than what any one instance can have or be asked for, in blocks."""
+    asked = sum(call.kv_blocks + call.prefill_blocks for call in window.calls)
+    there = [p.kv_blocks + sum(blocks for _, blocks in p.held) for p in window.prefill]
+    there += [d.kv_free_blocks + sum(blocks for _, blocks in d.releases) for d in window.decode]
+    return asked + max(there)
 
 
 def _within(ends_us: Sequence[int], limits_us: Sequence[int]) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import ClassVar, Protocol
 
 from hexopt.core.window import Window, WindowPlan
+from hexopt.formulations.earliest import earliest_times
 from hexopt.formulations.milp.backends import NODES_PER_UNIT, Answer, Limits, make_backend
 from hexopt.formulations.milp.frame import Frame
 from hexopt.formulations.milp.linear import LinearModel, OutOfTime
@@ -17,6 +18,7 @@ from hexopt.formulations.objective import Objective
 from hexopt.formulations.pressure import pressure
 from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason
 from hexopt.formulations.single_call import single_call_bound
+from hexopt.formulations.window_bound import hopeless
 
 PROOF = 1e-6
 """A plan counts as optimal if its value is within this share of the bound (or of 0.1): doubles prove no more."""
@@ -84,6 +86,10 @@ class Attempt:
 
     def result(self) -> SolveResult:
         """Return what can be claimed."""
+        if self.infeasible and not hopeless(self.window, earliest_times(self.window)):
+            # Only the caps can leave a model without a solution, and whether they do is told without doubles.
+            self.infeasible, self.stop = False, StopReason.ERROR
+            self.notes.append(f"{self.formulation.solver} says that there is no plan, which is not so")
         best, bound = self.best, None if self.infeasible else self.bound
         if self.infeasible:
             status = Status.INFEASIBLE
@@ -148,7 +154,7 @@ class Milp:
             attempt.best.offer(())
             attempt.stop = StopReason.PROVED
             return attempt.result()
-        refused = self._cannot_state(window, objective)
+        refused = self._cannot_state(window, objective) or _too_long(self.name, window)
         if refused:
             return replace(attempt.result(), status=Status.MODEL_INVALID, note=refused)
         try:
@@ -218,6 +224,29 @@ class Milp:
             _offer(attempt, frame, order, answer.values)
         if answer is None or answer.stop_reason is not StopReason.PROVED:
             attempt.notes.append("the sum of ratios among the best is not proved")
+
+
+LARGEST_US = 2**36
+"""19 hours. Where times may add up to more, a ms is too near the last digit of doubles, and solvers prove what is not
+true: that a window has no plan, for one."""
+
+
+def _too_long(name: str, window: Window) -> str:
+    """Return why a window's times are beyond a solver in doubles; empty if they are not."""
+    last = [0]
+    for p in window.prefill:
+        last += [p.free_us, p.nic_free_us]
+    last += [d.nic_free_us for d in window.decode]
+    last += [w.elapsed_us + (w.floor_us or 0) for w in window.workflows]
+    work = window.options.latency_us
+    for call in window.calls:
+        last.append(call.available_us or 0)
+        work += max(us or 0 for us in call.prefill_us) + call.tail_us
+        work += max(map(max, call.wire_us)) + max(us or 0 for us in call.decode_us)
+    longest = max(max(last) + work, *(w.horizon_us for w in window.workflows))
+    if longest <= LARGEST_US:
+        return ""
+    return f"{name}: window '{window.name}' may last {longest} µs, at most {LARGEST_US} are stated, take another"
 
 
 def _offer(attempt: Attempt, frame: Frame, order: Order, values: Sequence[float]) -> float:
