@@ -20,7 +20,7 @@ from hexopt.sim.engine import Progress, Simulation
 from hexopt.sim.forecasters import make_knowing
 from hexopt.sim.predictors import PREDICTORS, Oracle, make_predictor
 from hexopt.sim.result import RunResult
-from hexopt.traces import apply_delays, load_trace, require_known
+from hexopt.traces import apply_arrivals, apply_delays, load_trace, require_known
 from hexopt.traces.rules import ARRIVAL_RULES, DELAY_RULES
 from hexopt.traces.schema import show
 
@@ -207,9 +207,9 @@ def hand_forecasters(policy: Policy | None, trace: Trace, seed: int, delays: str
             policy.handed_forecaster = make_knowing(text, trace, stream(seed, "forecaster"))
         elif name in LEARNING and argument:
             training = load_trace(argument)
-            policy.handed_forecaster = make_learner(
-                name, training if delays is None else apply_delays(training, delays, seed)
-            )
+            training = training if delays is None else apply_delays(training, delays, seed)
+            require_known(apply_arrivals(training, "fixed:1", seed))  # arrivals do not matter, delays do
+            policy.handed_forecaster = make_learner(name, training)
     for part in ("policy", "fallback"):
         hand_forecasters(getattr(policy, part, None), trace, seed, delays)
 

@@ -12,7 +12,7 @@ import hexopt
 from hexopt.core.protocols import NO_TAIL, Tail
 from hexopt.core.view import CallState, CallView
 from hexopt.core.workflow import Call, Trace, Workflow
-from hexopt.errors import ConfigError
+from hexopt.errors import ConfigError, TraceError
 from hexopt.latency.alone import Alone
 from hexopt.policies.forecast import make_forecaster, make_learner
 from hexopt.policies.forecast.lessons import Facts, Lessons, as_log, tail_of_examples, tails_us
@@ -271,6 +271,15 @@ def test_learning_in_a_run(name: str, tmp_path: Any) -> None:
         run = hexopt.simulate(trace, hexopt.load_cluster("hetero-1-llama"), policy, arrivals="poisson:4", delays="zero")
         ends.append(run.workflows["complete_us"].tolist())
     assert ends[0] != ends[1] != ends[2]
+
+
+def test_unknown_delays_of_the_past_are_no_zeros(tmp_path: Any) -> None:
+    calls = (Call("c0", (), 100, 11), Call("c1", (0,), 100, 11, None))
+    path = tmp_path / "past.jsonl"
+    hexopt.traces.write_trace(Trace((Workflow("w", "app", 0, calls),)), path)
+    policy = hexopt.make_policy("hexagent", forecaster=f"learned:{path}")
+    with pytest.raises(TraceError, match="delay"):
+        hexopt.simulate(Trace((chain(2),)), hexopt.load_cluster("tiny"), policy)
 
 
 def test_names() -> None:

@@ -57,7 +57,7 @@ def solves_table(rows: Sequence[Mapping[str, Any]], known: Mapping[tuple[str, st
 def _compared(part: pd.DataFrame, known: BestKnown | None, objective: str) -> pd.DataFrame:
     """Fill in what the rows of one problem say of each other."""
     for name in ("greedy_value", "greedy_total", "single_call_bound"):
-        # They are the problem's; rows of solves that were lost lack them, but there too the greedy plan would be served.
+        # They are the problem's. Rows of lost solves lack them, but the greedy plan would be served there too.
         part[name] = part[name].fillna(part[name].min())
     found = [(float(v), float(t)) for v, t in zip(part["value"], part["total"], strict=True) if not math.isnan(v)]
     greedy = [
