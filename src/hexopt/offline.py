@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
 
-STARTERS = tuple(name for name in POLICIES if name != "replay")
+STARTERS = tuple(name for name in POLICIES if name != "replay" and not name.startswith("rolling-"))
 """The shipped policies that a search begins with."""
 
 

@@ -18,7 +18,8 @@ COMMANDS = re.findall(r"^hexopt .*$", README, re.M)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "traces").symlink_to(ROOT / "traces")
+    for name in ("traces", "formulations"):
+        (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 
 
@@ -45,8 +46,9 @@ print(result.summary["finished_workflows"], result.calls["prefill_instance"].nun
 
 
 def test_commands(folder: Path) -> None:
-    assert len(COMMANDS) == 4
+    assert len(COMMANDS) == 7
     for command in COMMANDS:
         run(folder, [str(Path(sys.executable).with_name("hexopt")), *shlex.split(command)[1:]])
     assert list((folder / "results/one").rglob("*.png"))
     assert (folder / "results/one/report.html").is_file()
+    assert (folder / "plan.png").is_file()

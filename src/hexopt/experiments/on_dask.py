@@ -6,6 +6,7 @@ have the same hexopt, which is checked; what a policy's options name as files mu
 
 from __future__ import annotations
 
+import gc
 import pickle
 import queue
 import time
@@ -63,14 +64,19 @@ def connect(address: str) -> Any:
             f"dask {address!r}: the package distributed is not installed, a Dask cluster needs the optional extra "
             "dask, install it with pip install 'hexopt[dask]'"
         ) from None
+    client = why = None
     try:
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # TimeoutError is an OSError
         why = " ".join(str(error).split()) or type(error).__name__
+    if client is None:
+        # What is left of the client closes itself when it is collected. Should that happen while another client
+        # starts, the two wait for each other for ever, so let it happen now.
+        gc.collect()
         raise ConfigError(
             f"dask {address!r}: no scheduler answered within {CONNECT_S:g} s ({why}), "
             "an address is like tcp://HOST:8786, start one with dask scheduler, or check the address"
-        ) from None
+        )
     try:
         _check_workers(client, address)
     except BaseException:
