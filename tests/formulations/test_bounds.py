@@ -153,6 +153,8 @@ def test_worse_prices_prove_less_but_never_wrongly() -> None:
     assert proves(problem, short, 3.4, 0)
     assert not proves(problem, short, 3.6, 0)
     assert not proves(problem, short, 3.4, 1)
+    assert proves(problem, short, 1e-6, 3), "so early that no call can meet it on any instance"
+    assert not proves(problem, short, 1e-6, 4)
 
 
 # -- no policy ever gets below

@@ -6,6 +6,7 @@ the calls themselves, so that no solver is trusted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -193,8 +194,9 @@ class Evaluation:
             lost = ~np.isfinite(cost).any(axis=(1, 2))
             self.impossible[s.workflow[rows[lost]]] = True
             keep = rows[~lost]
-            shape = (len(keep), -1)
-            self._costs.append((keep, cost[~lost].reshape(shape), resource.delay_us[keep].reshape(shape)))
+            cost, delay = cost[~lost], resource.delay_us[keep]
+            modes = math.prod(cost.shape[1:])  # said, as there may be no row to tell it from
+            self._costs.append((keep, cost.reshape(len(keep), modes), delay.reshape(len(keep), modes)))
         self._budget_us = problem.deadlines_us(alpha) - problem.arrival_us
 
     def pay(self, delay: Floats) -> tuple[Floats, Floats]:
