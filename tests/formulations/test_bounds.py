@@ -153,8 +153,14 @@ def test_worse_prices_prove_less_but_never_wrongly() -> None:
     assert proves(problem, short, 3.4, 0)
     assert not proves(problem, short, 3.6, 0)
     assert not proves(problem, short, 3.4, 1)
-    assert proves(problem, short, 1e-6, 3), "so early that no call can meet it on any instance"
-    assert not proves(problem, short, 1e-6, 4)
+
+
+def test_a_scale_that_no_call_can_meet_is_proved() -> None:
+    problem = least_of(flows(*[(0, 100, 2)] * 4), one_pair())
+    edges = np.array([0.0, 5_000.0, 9_000.0, 900_000.0])
+    prices = Prices(edges, {"decode": np.ones((1, 3))}, np.zeros(4), 1.0)
+    assert proves(problem, prices, 1e-6, 3)
+    assert not proves(problem, prices, 1e-6, 4)
 
 
 # -- no policy ever gets below
