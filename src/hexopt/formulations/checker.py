@@ -203,7 +203,7 @@ class _Run:
         self.events: list[tuple[int, int, int, int]] = []
         """(when, kind, instance or call, blocks); kinds below, in no particular order within an instant."""
         for p, prefill in enumerate(window.prefill):
-            self.events.append((prefill.free_us, _NOTHING, p, 0))
+            self.events.append((prefill.free_us, _PREFILL_ROOM, p, 0))
             self.events.extend((us, _PREFILL_ROOM, p, blocks) for us, blocks in prefill.held)
         for d, decode in enumerate(window.decode):
             self.events.extend((us, _DECODE_ROOM, d, blocks) for us, blocks in decode.releases)
@@ -220,17 +220,26 @@ class _Run:
     def play(self) -> None:
         while self.events:
             now = self.events[0][0]
+            # Nothing changes on the other instances: whoever waits there goes on waiting.
+            prefills: set[int] = set()
+            decodes: set[int] = set()
             while self.events and self.events[0][0] == now:
                 _, kind, index, blocks = heapq.heappop(self.events)
-                if kind == _PREFILL_ROOM:
-                    self.free_blocks[index] += blocks
-                elif kind == _DECODE_ROOM:
+                if kind == _DECODE_ROOM:
                     self.kv_free[index] += blocks
+                    decodes.add(index)
                 elif kind == _PREFILL_END:
+                    p, d, _ = self.plan[index]
                     self._end_prefill(index, now)
-            for d in range(len(self.window.decode)):
+                    prefills.add(p)
+                    if d is not None:
+                        decodes.add(d)
+                else:
+                    self.free_blocks[index] += blocks
+                    prefills.add(index)
+            for d in sorted(decodes):
                 self._admit(d, now)
-            for p in range(len(self.window.prefill)):
+            for p in sorted(prefills):
                 self._start_prefill(p, now)
 
     def left_over(self) -> list[tuple[int, str]]:
@@ -291,5 +300,5 @@ class _Run:
         heapq.heappush(self.events, (self.prefill_free[p], _PREFILL_END, c, 0))
 
 
-_NOTHING, _PREFILL_END, _PREFILL_ROOM, _DECODE_ROOM = range(4)
-"""Kinds of events: none (an instance becomes idle), a call's prefill ends, room becomes free."""
+_PREFILL_END, _PREFILL_ROOM, _DECODE_ROOM = range(3)
+"""Kinds of events: a call's prefill ends, room becomes free (perhaps none: a prefill instance becomes idle)."""
