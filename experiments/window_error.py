@@ -132,7 +132,7 @@ def gains(name: str, source: Source, change: Callable[[Cluster], Cluster], size:
                 ]
                 row[world] = 1 - sums[1] / sums[0]
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["run", "predictor", "window", "calls", *WORLDS])
 
 
 def show_gains(found: pd.DataFrame) -> None:

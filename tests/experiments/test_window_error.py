@@ -242,7 +242,7 @@ def the_parts_add_up(case: Case) -> None:
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_claims_hold(name: str) -> None:
-    CLAIMS[name](15)
+    CLAIMS[name](12)
 
 
 @pytest.mark.slow
