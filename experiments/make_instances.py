@@ -107,7 +107,8 @@ def _uneven(cluster: Cluster) -> Cluster:
     )
 
 
-def _quarter(cluster: Cluster) -> Cluster:
+def quarter_of(cluster: Cluster) -> Cluster:
+    """Return every fourth instance of a cluster."""
     return replace(cluster, prefill=cluster.prefill[::4], decode=cluster.decode[::4])
 
 
@@ -291,7 +292,7 @@ def cut(regime: str, source: Source, quarter: bool) -> list[Window]:
     """Return the windows of a run, by size: the small ones on a quarter of the cluster, or the others."""
     change, _ = REGIMES[regime]
     cluster = change(hexopt.load_cluster(source.cluster))
-    cluster = _quarter(cluster) if quarter else cluster
+    cluster = quarter_of(cluster) if quarter else cluster
     trace = trace_of(regime, source, quarter)
     rng = random.Random(f"{regime} {source.id} {quarter}")
     left = [size for size in SIZES if (size <= QUARTER_TO) == quarter]

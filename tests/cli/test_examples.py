@@ -31,6 +31,7 @@ COMMANDS = [
     ["window"],
     ["window", "show"],
     ["window", "check"],
+    ["window", "cut"],
     ["window", "list"],
     ["window", "formulations"],
     ["window", "add"],

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import hexopt
+from hexopt.core.window import load_window
+from hexopt.experiments.windows import harvest_windows
 from tests.cli.conftest import Outcome
 from tests.formulations.windows import random_window
 
@@ -62,6 +65,40 @@ def test_the_library_from_outside(files: Path, hexopt_command: Command) -> None:
     table = files / "lib" / "best_known.csv"
     table.write_text(table.read_text().replace("0/0/", "1/0/"))
     assert hexopt_command("window", "verify", *there).status == 2
+
+
+CUT = ("window", "cut", "--trace", "small.jsonl", "--cluster", "tiny", "--policy", "fcfs", "--predictor", "oracle")
+
+
+def test_cut_writes_windows_of_the_sizes_asked_for(here: Path, hexopt_command: Command) -> None:
+    made = hexopt_command(
+        *CUT, "--arrivals", "fixed:0.0001", "--size", "4", "--size", "2", "--limit", "2", "--out", "w"
+    )
+    assert made.status == 0
+    lines = made.out.splitlines()
+    windows = [load_window(line.partition(":")[0]) for line in lines]
+    assert [sum(c.is_open for c in window.calls) for window in windows] == [4, 2, 2]
+    assert lines[0] == "w/window-0000-n006.json: 4 open and 2 bound calls"
+    # They are those of the run that the options describe, and no window differs from what Python would have cut.
+    trace, site = hexopt.load_trace("small.jsonl"), hexopt.load_cluster("tiny")
+    how = {"predictor": "oracle", "arrivals": "fixed:0.0001"}
+    assert windows[1:] == harvest_windows(trace, site, "fcfs", least=2, most=2, limit=2, **how)
+    assert hexopt_command("window", "check", lines[0].partition(":")[0]).status == 0
+
+
+def test_cut_says_what_cannot_be_had(here: Path, hexopt_command: Command) -> None:
+    quick = (*CUT, "--arrivals", "fixed:0.0001", "--out", "w")
+    partly = hexopt_command(*quick, "--size", "2", "--size", "99")
+    assert partly.status == 2
+    assert partly.out.startswith("w/window-0000-n00")
+    assert partly.err.startswith("error: --size: 99 found, so many calls never wait in this run, raise the load")
+    refused = hexopt_command(*quick, "--size", "2", "--prefix", "a/b")
+    assert refused.err == "error: --prefix: 'a/b' found, a file name begins with it, drop what names a folder\n"
+    assert "--arrivals" in hexopt_command(*CUT, "--size", "2").err  # as for hexopt simulate
+    assert hexopt_command(*quick).status == 2
+    assert hexopt_command(*quick, "--size", "0").status == 2
+    (here / "file").write_text("")
+    assert "results must be writable" in hexopt_command(*CUT, "--size", "2", "--out", "file").err
 
 
 @pytest.mark.parametrize(

@@ -63,13 +63,6 @@ def _version(value: bool) -> None:
         raise typer.Exit(0)
 
 
-def _folder(text: str) -> Path:
-    # As a Path, an empty text would be the current folder.
-    if not text:
-        raise typer.BadParameter("a folder has a name")
-    return Path(text)
-
-
 @app.callback()
 def root(
     ctx: typer.Context,
@@ -115,7 +108,7 @@ def run_command(
     experiment: Annotated[Path, typer.Argument(help="Experiment file (TOML).", metavar="EXPERIMENT.toml")],
     out: Annotated[
         Path | None,
-        typer.Option(parser=_folder, help="Folder of the results; else the experiment's own.", metavar="DIR"),
+        typer.Option(parser=optimise.folder, help="Folder of the results; else the experiment's own.", metavar="DIR"),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option(help="Worker processes; else one per CPU core.", metavar="N", min=1)
@@ -167,7 +160,7 @@ def simulate_command(
         bool, typer.Option("--skip-invalid", help="Leave invalid workflows of the trace out.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(parser=_folder, help="Folder for the tables of the run.", metavar="DIR")
+        Path | None, typer.Option(parser=optimise.folder, help="Folder for the tables of the run.", metavar="DIR")
     ] = None,
 ) -> None:
     """Simulate one run and show its key figures.
@@ -222,7 +215,7 @@ def bound_command(
     ] = 20,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     out: Annotated[
-        Path | None, typer.Option(parser=_folder, help="Folder for the best schedule found.", metavar="DIR")
+        Path | None, typer.Option(parser=optimise.folder, help="Folder for the best schedule found.", metavar="DIR")
     ] = None,
 ) -> None:
     """Bound what any policy can reach on a trace, and find a good schedule.
@@ -291,7 +284,7 @@ def plot_command(
 def report_command(
     folder: Annotated[Path, typer.Argument(help="Folder that run or simulate --out wrote.", metavar="DIR")],
     out: Annotated[
-        Path | None, typer.Option(parser=_folder, help="Folder of the report; else DIR itself.", metavar="DIR")
+        Path | None, typer.Option(parser=optimise.folder, help="Folder of the report; else DIR itself.", metavar="DIR")
     ] = None,
     format: Annotated[
         list[str] | None, typer.Option(help="png or svg; may be repeated; both if absent.", metavar="FORMAT")

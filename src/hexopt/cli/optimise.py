@@ -14,6 +14,13 @@ ObjectiveOption = Annotated[
 ]
 
 
+def folder(text: str) -> Path:
+    """Return a folder that is named; as a ``Path``, an empty text would be the current one."""
+    if not text:
+        raise typer.BadParameter("a folder has a name")
+    return Path(text)
+
+
 def register(app: typer.Typer, look: dict[str, Any], help_if_bare: Any) -> None:
     """Add the commands to the command line."""
     window_app = typer.Typer(**look)
@@ -24,7 +31,7 @@ def register(app: typer.Typer, look: dict[str, Any], help_if_bare: Any) -> None:
 
     @window_app.callback()
     def window(ctx: typer.Context) -> None:
-        """Look at windows, and keep the instance library.
+        """Cut windows, look at them, and keep the instance library.
 
         Example:
 
@@ -128,6 +135,57 @@ def list_command(library: LibraryOption = "formulations") -> None:
     list_instances(library)
 
 
+def cut_command(
+    trace: Annotated[Path, typer.Option(help="Trace file (.jsonl or .jsonl.gz).", metavar="FILE")],
+    cluster: Annotated[str, typer.Option(help="Shipped cluster, or a cluster file.", metavar="NAME|FILE")],
+    size: Annotated[list[int], typer.Option(help="Open calls of a window; may be repeated.", metavar="N", min=1)],
+    policy: Annotated[str, typer.Option(help="Policy that is asked; hexopt policies lists them.", metavar="NAME")],
+    policy_option: Annotated[
+        list[str] | None, typer.Option(help="Option of the policy; may be repeated.", metavar="NAME=VALUE")
+    ] = None,
+    every: Annotated[int, typer.Option(help="Of so many windows that could be cut, one is.", metavar="N", min=1)] = 1,
+    limit: Annotated[int, typer.Option(help="At most so many windows of a size.", metavar="N", min=1)] = 10,
+    predictor: Annotated[
+        str, typer.Option(help="Output lengths as the policy sees them.", metavar="RULE")
+    ] = "app-mean",
+    seed: Annotated[int, typer.Option(help="Seed of every random stream.", metavar="N", min=0)] = 0,
+    arrivals: Annotated[str | None, typer.Option(help="Arrival rule, such as poisson:40.", metavar="RULE")] = None,
+    delays: Annotated[
+        str | None, typer.Option(help="Rule for unknown tool delays, such as zero.", metavar="RULE")
+    ] = None,
+    stop: Annotated[
+        float | None, typer.Option(help="End the simulation after so many seconds.", metavar="SECONDS")
+    ] = None,
+    estimate_error: Annotated[
+        float, typer.Option(help="Error of the service times that policies are told, such as 0.3.", metavar="SHARE")
+    ] = 0.0,
+    workflows: Annotated[int | None, typer.Option(help="Only the first N workflows.", metavar="N", min=1)] = None,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave invalid workflows of the trace out.")
+    ] = False,
+    out: Annotated[Path, typer.Option(parser=folder, help="Folder of the windows.", metavar="DIR")] = Path("windows"),
+    prefix: Annotated[str, typer.Option(help="What their files' names begin with.", metavar="TEXT")] = "window",
+) -> None:
+    """Cut windows from a simulated run into files PREFIX-NUMBER-nCALLS.json.
+
+    Where more calls wait than a window has, it has the most urgent ones.
+    Calls in prefill or waiting for KV room are in it besides.
+
+    Example:
+
+    hexopt window cut --trace traces/samples/bfcl_multi_turn.jsonl \\
+      --cluster hetero-1-llama --policy fcfs --arrivals poisson:40 \\
+      --delays zero --workflows 20 --size 8 --limit 2 --out windows
+    """
+    from hexopt.cli.window import cut_windows
+
+    cut_windows(
+        trace, cluster, policy, policy_option or [], size,
+        every=every, limit=limit, predictor=predictor, seed=seed, arrivals=arrivals, delays=delays, stop_s=stop,
+        estimate_error=estimate_error, workflows=workflows, skip_invalid=skip_invalid, out=out, prefix=prefix,
+    )  # fmt: skip
+
+
 def formulations_command() -> None:
     """List the formulations and their options.
 
@@ -196,6 +254,7 @@ def verify_command(library: LibraryOption = "formulations") -> None:
 WINDOW_COMMANDS: dict[str, Callable[..., None]] = {
     "show": show_command,
     "check": check_command,
+    "cut": cut_command,
     "list": list_command,
     "formulations": formulations_command,
     "add": add_command,

@@ -10,6 +10,9 @@ from typing import Any
 
 import hexopt
 from hexopt.cli.console import line, note, progress, stdout
+from hexopt.core.cluster import Cluster
+from hexopt.core.protocols import Policy
+from hexopt.core.workflow import Trace
 from hexopt.errors import ConfigError, OutputError
 from hexopt.latency import check_calibrated
 from hexopt.policies.registry import text_options
@@ -32,15 +35,10 @@ def simulate_and_show(
     out: Path | None,
 ) -> None:
     """Check all arguments, simulate, print the summary, save the tables."""
-    stop_us = _stop_us(stop_s)
-    policy = hexopt.make_policy(policy_name, **parse_options(policy_options, text_options(policy_name)))
-    cluster = hexopt.load_cluster(cluster_name)
-    trace = hexopt.load_trace(trace_path, skip_invalid=skip_invalid)
-    if skipped := trace.provenance.get("skipped"):
-        note(f"{trace_path}: {skipped} invalid workflows left out, hexopt trace check lists them")
-    if workflows is not None:
-        trace = trace.head(workflows)
-    check_calibrated(trace, cluster)
+    stop_us = as_stop_us(stop_s)
+    trace, cluster, policy = read_inputs(
+        trace_path, cluster_name, policy_name, policy_options, workflows=workflows, skip_invalid=skip_invalid
+    )
     if out is not None:
         check_writable(out)
     with progress(policy_name, "calls") as show:
@@ -60,6 +58,27 @@ def simulate_and_show(
     if out is not None:
         result.save(out)
         line(f"tables: {out}; hexopt plot {out} draws them")
+
+
+def read_inputs(
+    trace_path: Path,
+    cluster_name: str,
+    policy_name: str,
+    policy_options: Sequence[str],
+    *,
+    workflows: int | None,
+    skip_invalid: bool,
+) -> tuple[Trace, Cluster, Policy]:
+    """Return what a run needs, checked; note on stderr how many workflows were left out."""
+    policy = hexopt.make_policy(policy_name, **parse_options(policy_options, text_options(policy_name)))
+    cluster = hexopt.load_cluster(cluster_name)
+    trace = hexopt.load_trace(trace_path, skip_invalid=skip_invalid)
+    if skipped := trace.provenance.get("skipped"):
+        note(f"{trace_path}: {skipped} invalid workflows left out, hexopt trace check lists them")
+    if workflows is not None:
+        trace = trace.head(workflows)
+    check_calibrated(trace, cluster)
+    return trace, cluster, policy
 
 
 def parse_options(texts: Sequence[str], as_text: Collection[str] = (), flag: str = "--policy-option") -> dict[str, Any]:
@@ -93,7 +112,8 @@ def _value(text: str) -> bool | int | float | str:
     return text
 
 
-def _stop_us(stop_s: float | None) -> int | None:
+def as_stop_us(stop_s: float | None) -> int | None:
+    """Return ``--stop`` in µs."""
     if stop_s is None:
         return None
     if not math.isfinite(stop_s) or not 0 < stop_s < 9e9:

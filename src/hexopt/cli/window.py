@@ -1,15 +1,17 @@
-"""``hexopt window``: look at windows, judge plans, keep the instance library."""
+"""``hexopt window``: cut windows, look at them, judge plans, keep the instance library."""
 
 from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hexopt.cli.console import line, note, stdout
+from hexopt.cli.simulate import as_stop_us, check_writable, read_inputs
 from hexopt.core.window import Window, WindowPlan, load_window
-from hexopt.errors import OutputError, WindowError
+from hexopt.errors import ConfigError, OutputError, WindowError
 from hexopt.formulations.checker import as_plan, check
 from hexopt.formulations.library import Library
 from hexopt.formulations.objective import Objective, objective_text, parse_objective
@@ -50,6 +52,67 @@ def draw(window: Window, plan: WindowPlan | None, objective: Objective, out: Pat
             save(plot_window(window, plan, objective), out.with_suffix(""), [out.suffix[1:]])
     except OSError as error:
         raise OutputError(f"{out}: {error.strerror or error}, choose another file with --out") from None
+
+
+def cut_windows(
+    trace_path: Path,
+    cluster_name: str,
+    policy_name: str,
+    policy_options: Sequence[str],
+    sizes: Sequence[int],
+    *,
+    every: int,
+    limit: int,
+    predictor: str,
+    seed: int,
+    arrivals: str | None,
+    delays: str | None,
+    stop_s: float | None,
+    estimate_error: float,
+    workflows: int | None,
+    skip_invalid: bool,
+    out: Path,
+    prefix: str,
+) -> None:
+    """Simulate, once for each size, and save windows with so many open calls."""
+    from hexopt.experiments.windows import harvest_windows, save_windows
+
+    if Path(prefix).name != prefix:
+        raise ConfigError(f"--prefix: '{prefix}' found, a file name begins with it, drop what names a folder")
+    stop_us = as_stop_us(stop_s)
+    trace, cluster, policy = read_inputs(
+        trace_path, cluster_name, policy_name, policy_options, workflows=workflows, skip_invalid=skip_invalid
+    )
+    check_writable(out)
+    windows: list[Window] = []
+    missing = []
+    for size in dict.fromkeys(sizes):
+        found = harvest_windows(
+            trace,
+            cluster,
+            policy,
+            every=every,
+            least=size,
+            most=size,
+            limit=limit,
+            predictor=predictor,
+            seed=seed,
+            arrivals=arrivals,
+            delays=delays,
+            stop_us=stop_us,
+            estimate_error=estimate_error,
+        )
+        windows += found
+        if not found:
+            missing.append(str(size))
+    for window, path in zip(windows, save_windows(windows, out, prefix), strict=True):
+        open_calls = sum(c.is_open for c in window.calls)
+        line(f"{path}: {open_calls} open and {len(window.calls) - open_calls} bound calls")
+    if missing:
+        raise ConfigError(
+            f"--size: {', '.join(missing)} found, so many calls never wait in this run, "
+            "raise the load with --arrivals or ask for smaller windows"
+        )
 
 
 def show_window(file: str, plan: Path | None, objective: str, out: Path | None, library: str) -> None:

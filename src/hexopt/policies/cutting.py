@@ -103,6 +103,7 @@ class Cutter:
         tail_us: OfCall | None = None,
         calls: Sequence[CallView] | None = None,
         at_least: Sequence[int] = (),
+        max_new: Sequence[int] | None = None,
         name: str = "window",
         provenance: str = "",
     ) -> Cut:
@@ -117,6 +118,9 @@ class Cutter:
             come later.
         at_least
             Shape (D,): so many open calls each decode instance may be sent in any case, for a known plan to be legal.
+        max_new
+            Shape (D,): so many may be, neither more nor fewer; ``None``: what :meth:`_max_new` finds. Decode times are
+            those of that many.
         name, provenance
             What the window shall be called, and where it comes from.
         """
@@ -127,7 +131,8 @@ class Cutter:
         members = in_order([*free, *locked])
         is_free = {c.key for c in free}
         own = _mean_context(free)
-        max_new = self._max_new(free, bound, own)
+        if max_new is None:
+            max_new = self._max_new(free, bound, own)
         if at_least:
             max_new = [max(new, least) for new, least in zip(max_new, at_least, strict=True)]
         decodes = [
