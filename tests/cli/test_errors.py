@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -204,10 +205,12 @@ def test_ctrl_c_during_run_keeps_finished_runs(here: Path, jobs: str) -> None:
     out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert out == ""
-    assert err.count("\n") == 1, err
+    # On a slow machine, progress has been reported before.
+    told = [line for line in err.splitlines() if not re.match(r"\w+: \d+ of 4000 runs \(", line)]
+    assert len(told) == 1, err
     kept = finished(runs)
     assert len(kept) >= 3
-    assert err.startswith(f"interrupted: {len(kept)} of 4000 runs are finished and kept in results/small")
+    assert told[0].startswith(f"interrupted: {len(kept)} of 4000 runs are finished and kept in results/small")
     assert [path.name for path in runs.iterdir() if path.name.startswith(".partial")] == [], "no half-written run"
 
 
