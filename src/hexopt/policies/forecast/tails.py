@@ -117,7 +117,7 @@ class _Usual:
         self._quantiles[self._count % _USUAL_CALLS] = tail.quantiles_us
         self._count += 1
         growth = 1.0 + self._quantiles[: self._count] / revealed_us
-        usual = float(np.mean(growth**-_CAUTION)) ** (-1 / _CAUTION)
+        usual = float(np.mean(growth**-_CAUTION) ** (-1 / _CAUTION))
         own = 1.0 + _number(tail, "cautious", revealed_us) / revealed_us
         return revealed_us * (own / usual - 1.0)
 
