@@ -14,7 +14,7 @@ from hexopt.core.workflow import Trace, Workflow
 from hexopt.errors import ConfigError
 from hexopt.latency import ClusterLatency
 from hexopt.latency.estimates import check_error, misjudged
-from hexopt.policies.forecast import KNOWING, LEARNING, make_learner
+from hexopt.policies.forecast import KNOWING, check_training, make_learner, training_file
 from hexopt.policies.registry import make_policy, policy_record
 from hexopt.sim.engine import Progress, Simulation
 from hexopt.sim.forecasters import make_knowing
@@ -202,11 +202,13 @@ def hand_forecasters(policy: Policy | None, trace: Trace, seed: int, delays: str
     text = getattr(policy, "forecaster", None)
     if isinstance(text, str) and hasattr(policy, "handed_forecaster"):
         policy.handed_forecaster = None
-        name, _, argument = text.partition(":")
+        name = text.partition(":")[0]
+        past = training_file(text)
         if name in KNOWING:
             policy.handed_forecaster = make_knowing(text, trace, stream(seed, "forecaster"))
-        elif name in LEARNING and argument:
-            training = load_trace(argument)
+        elif past is not None:
+            training = load_trace(past)
+            check_training(training, trace)
             training = training if delays is None else apply_delays(training, delays, seed)
             require_known(apply_arrivals(training, "fixed:1", seed))  # arrivals do not matter, delays do
             policy.handed_forecaster = make_learner(name, training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def chains(name: str, lengths: list[int]) -> tuple[Workflow, ...]:
 def test_scores() -> None:
     trace = Trace((*chains("a", [4] * 12), *chains("b", [1, 3] * 10)))
     cluster = hexopt.load_cluster("hetero-1-llama")
-    frame = evaluate_forecasters(trace, cluster, ["none", "oracle", "learned"], training=trace)
+    past = Trace(tuple(replace(w, workflow_id=f"past {w.workflow_id}") for w in trace.workflows))
+    frame = evaluate_forecasters(trace, cluster, ["none", "oracle", "learned"], training=past)
     rows = {(r["forecaster"], r["app"]): r for r in frame.to_dict("records")}
     assert set(rows) == {(f, a) for f in ("none", "oracle", "learned") for a in ("a", "b", "all")}
     none, oracle = rows["none", "a"], rows["oracle", "a"]

@@ -206,3 +206,48 @@ def test_specs_are_plain_data(study: Path) -> None:
     assert replace(grid.runs[0]) == grid.runs[0]
     assert grid.traces[0]["calls"] == 9
     assert grid.traces[1]["generate"] == "chat"
+
+
+TRAINED = """
+name = "trained"
+cluster = "tiny"
+arrivals = "poisson:5"
+delays = "zero"
+
+[[traces]]
+file = "small.jsonl"
+workflows = 3
+
+[[traces]]
+name = "more"
+file = "small.jsonl"
+workflows = 5
+
+[[policies]]
+name = "hexagent"
+
+[[policies]]
+name = "hexagent"
+label = "trained"
+options = {forecaster = "learned:past.jsonl"}
+"""
+
+
+def test_a_training_trace_lies_beside_the_study_and_its_content_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_small_trace(tmp_path / "small.jsonl")
+    log = hexopt.load_trace(tmp_path / "small.jsonl").workflows
+    (tmp_path / "trained.toml").write_text(TRAINED)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    def keys(*past: Workflow) -> dict[tuple[str, str], str]:
+        hexopt.traces.write_trace(Trace(past), tmp_path / "past.jsonl")
+        return {(spec.trace, spec.policy): spec.key for spec in make_grid(load_config(tmp_path / "trained.toml")).runs}
+
+    first, other = keys(log[5]), keys(replace(log[5], app="other"))
+    assert {pair for pair in first if first[pair] != other[pair]} == {("small", "trained"), ("more", "trained")}
+    assert keys(log[5]) == first
+    with pytest.raises(HexoptError, match=f"'{log[4].workflow_id}' first, are in the training trace"):
+        keys(log[4])  # which the second trace holds, not the first

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import hexopt
 from hexopt.core.protocols import NO_TAIL, Tail
@@ -14,7 +16,7 @@ from hexopt.core.view import CallState, CallView
 from hexopt.core.workflow import Call, Trace, Workflow
 from hexopt.errors import ConfigError, TraceError
 from hexopt.latency.alone import Alone
-from hexopt.policies.forecast import make_forecaster, make_learner
+from hexopt.policies.forecast import check_training, make_forecaster, make_learner
 from hexopt.policies.forecast.lessons import Facts, Lessons, as_log, tail_of_examples, tails_us
 from hexopt.policies.forecast.tails import Tails
 from hexopt.policies.hexagent import HexAGenT
@@ -217,6 +219,48 @@ def test_numbers_of_a_tail() -> None:
         assert Tails(Says(tail), shrinkage, tail_of).of_call(call, 100) == want  # type: ignore[arg-type]
 
 
+@given(st.integers(0, 10**12), st.integers(1, 10**12))
+def test_what_is_certain_is_one_number(us: int, revealed_us: int) -> None:
+    for tail_of in ("mean", "median", "harmonic", "cautious", "low"):
+        tails = Tails(Says(Tail.certain(us)), 1.0, tail_of)  # type: ignore[arg-type]
+        assert abs(tails.of_call(Books(cluster()).call(), revealed_us) - us) <= (us + revealed_us) * 1e-14
+
+
+def test_what_is_said_of_all_calls_is_no_news() -> None:
+    """Relative to itself a forecast is nothing, whatever the horizon, and so is none at all."""
+    books = Books(cluster())
+    tails = Tails(Says(Tail(300, (0, 100, 100, 100, 200, 300, 400, 500, 1_000))), 1.0, "relative")
+    assert [tails.of_call(books.call(), us) for us in (100, 7, 5_000)] == [0, 0, 0]
+    assert Tails(Says(NO_TAIL), 1.0, "relative").of_call(books.call(), 100) == 0
+
+
+def test_a_relative_tail_compares_with_the_usual_one() -> None:
+    books = Books(cluster())
+    tails = Tails(Says(Tail.certain(0), Tail.certain(100)), 1.0, "relative")
+    assert tails.of_call(books.call(), 100) == 0  # nothing else is known yet
+    # The horizon of 100 would become 200; usually it becomes (mean of 1 and 1/2⁴)^-¼ · 100 = 117.1.
+    assert tails.of_call(books.call(), 100) == round(100 * (2 / (17 / 32) ** -0.25 - 1)) == 71
+    # Once more nothing follows: usual is (mean of 1, 1/2⁴ and 1)^-¼.
+    assert tails.of_call(books.call(), 100) == round(100 * ((33 / 48) ** 0.25 - 1)) == -9
+    assert Tails(Says(Tail.certain(100), Tail.certain(0)), 0.0, "relative").of_call(books.call(), 100) == 0
+
+
+def test_a_horizon_stays_positive_under_a_negative_tail() -> None:
+    books = Books(cluster(2, 2))
+    call = books.call(100, 11)
+    horizon = Horizon(call.workflow, UnloadedFinish(Estimator(books.cluster, books.latency)), False)
+    tails = Tails(Says(Tail.certain(0), Tail.certain(10**12)), 1.0, "relative")
+    for _ in range(3):
+        tails.of_call(books.call(), 10**9)
+    assert tails.of_call(call, 10**9) < -SHORT_US  # asked about when much more was revealed
+    assert tails.horizon_us(horizon) == 1
+
+
+def test_a_window_has_no_relative_tails() -> None:
+    with pytest.raises(ConfigError, match="'rolling-search': tail_of is relative"):
+        hexopt.make_policy("rolling-search", forecaster="learned", tail_of="relative")
+
+
 def test_a_horizon_grows_by_the_longest_tail_of_its_open_calls() -> None:
     books = Books(cluster(2, 2))
     workflow = books.workflow()
@@ -261,8 +305,9 @@ def test_without_a_forecast_nothing_changes() -> None:
 
 @pytest.mark.parametrize("name", ["app-residual", "learned"])
 def test_learning_in_a_run(name: str, tmp_path: Any) -> None:
-    trace = hexopt.load_trace(TRACE).head(40)
-    hexopt.traces.write_trace(trace.head(20), tmp_path / "past.jsonl")
+    log = hexopt.load_trace(TRACE)
+    trace = log.head(40)
+    hexopt.traces.write_trace(Trace(log.workflows[40:60]), tmp_path / "past.jsonl")
     ends = []
     for text in ("none", name, f"{name}:{tmp_path / 'past.jsonl'}"):
         policy = hexopt.make_policy(
@@ -279,7 +324,25 @@ def test_unknown_delays_of_the_past_are_no_zeros(tmp_path: Any) -> None:
     hexopt.traces.write_trace(Trace((Workflow("w", "app", 0, calls),)), path)
     policy = hexopt.make_policy("hexagent", forecaster=f"learned:{path}")
     with pytest.raises(TraceError, match="delay"):
-        hexopt.simulate(Trace((chain(2),)), hexopt.load_cluster("tiny"), policy)
+        hexopt.simulate(Trace((chain(3),)), hexopt.load_cluster("tiny"), policy)
+
+
+def test_who_is_tested_teaches_nothing(tmp_path: Any) -> None:
+    workflow = chain(3)
+    path = tmp_path / "past.jsonl"
+    hexopt.traces.write_trace(Trace((chain(9, "v"), replace(workflow, app="other"))), path)
+    policy = hexopt.make_policy("hexagent", forecaster=f"app-residual:{path}")
+    with pytest.raises(ConfigError, match=r"1 of 2 workflows, 'w' first, are in the training .* train on other"):
+        hexopt.simulate(Trace((chain(4, "v"), workflow)), hexopt.load_cluster("tiny"), policy)
+    others = Trace((chain(4, "v"), chain(4, "w")))  # names alone say nothing
+    hexopt.simulate(others, hexopt.load_cluster("tiny"), policy)
+
+
+@pytest.mark.parametrize("delay_us", [None, 7])
+def test_a_workflow_is_itself_whatever_its_delays(delay_us: int | None) -> None:
+    later = replace(chain(2), calls=tuple(replace(c, tool_us=delay_us) for c in chain(2).calls))
+    with pytest.raises(ConfigError, match="are in the training trace"):
+        check_training(Trace((chain(2),)), Trace((later,)))
 
 
 def test_names() -> None:

@@ -84,7 +84,7 @@ def test_defaults() -> None:
         "decide_ahead": 4,
         "forecaster": "none",
         "shrinkage": 1.0,
-        "tail_of": "mean",
+        "tail_of": "cautious",
         "horizon": "running",
         "priority": "risk",
         "placement": "joint",

@@ -15,7 +15,7 @@ from hexopt.core.view import WorkflowView
 from hexopt.core.workflow import Trace
 from hexopt.latency import ClusterLatency
 from hexopt.latency.alone import Alone
-from hexopt.policies.forecast import KNOWING, LEARNING, check_forecaster, make_learner
+from hexopt.policies.forecast import KNOWING, LEARNING, check_forecaster, check_training, make_learner
 from hexopt.policies.forecast.lessons import as_log, tails_us
 from hexopt.sim.forecasters import make_knowing
 
@@ -47,7 +47,14 @@ def evaluate_forecasters(
     the variance that is explained, ``pinball`` the mean loss of the quantiles over the mean truth (the smaller, the
     better), ``below_10`` and so on the share of truths up to that quantile, ``known`` the share of calls that anything
     was foretold about.
+
+    Raises
+    ------
+    ConfigError
+        A forecaster is unknown, or a workflow is in both traces.
     """
+    if training is not None:
+        check_training(training, trace)
     latency = ClusterLatency(cluster)
     alone = Alone(cluster, latency)
     logs = [as_log(workflow, i, alone) for i, workflow in enumerate(trace.workflows)]

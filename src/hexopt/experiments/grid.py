@@ -21,13 +21,17 @@ from hexopt.core.workflow import Trace
 from hexopt.errors import ConfigError
 from hexopt.experiments.config import ExperimentConfig, PolicyEntry, TraceEntry, load_rule
 from hexopt.latency import check_calibrated
+from hexopt.policies.forecast import training_file
 from hexopt.policies.registry import policy_class
 from hexopt.sim.engine import Simulation
 from hexopt.sim.predictors import make_predictor
 from hexopt.traces import apply_delays, require_known
 
 FILE_OPTIONS = frozenset({("replay", "decisions")})
-"""Policy options that name a file: its path is relative to the experiment file, its contents are part of the key."""
+"""Policy options that name a file: its path is relative to the experiment file, its contents are part of the key.
+
+So it is with the training trace of a ``forecaster``, of whatever policy.
+"""
 
 
 @dataclass(frozen=True)
@@ -187,16 +191,17 @@ def _rehearse(
 ) -> None:
     """Set up simulations without running them, to find bad input before it costs time.
 
-    Every pair of trace and cluster is set up with the first policy, and every policy with the first pair. Of
-    generated traces the first seed stands for all.
+    Every pair of trace and cluster is set up with the first policy, every policy with the first pair, and every policy
+    that learns from a file with every pair: it may know some traces. Of generated traces the first seed stands for all.
     """
+    readers = [row for row in policies if training_file(str(row[1].get("forecaster", "")))]
     seed = config.seeds[0]
     for t, (entry, source) in enumerate(zip(entries, traces, strict=True)):
         rule = load_rule(config.loads[0], config.load_cv) if config.loads else entry.arrivals
         for c, cluster in enumerate(clusters):
             trace = _rehearsed(entry, source, seed, rule, cluster)
             check_calibrated(trace, cluster)
-            for policy, options in policies if t == c == 0 else policies[:1]:
+            for policy, options in policies if t == c == 0 else [*policies[:1], *readers]:
                 made = hexopt.make_policy(policy.name, **options)
                 predictor = make_predictor(policy.predictor or config.predictor)
                 hand_forecasters(made, trace, seed, entry.delays)
@@ -306,18 +311,29 @@ def _clusters(config: ExperimentConfig) -> list[Cluster]:
 
 
 def _options(config: ExperimentConfig, entry: PolicyEntry) -> dict[str, Any]:
-    return {
-        key: str(config.resolve(str(value))) if (entry.name, key) in FILE_OPTIONS else value
-        for key, value in entry.options.items()
-    }
+    options = dict(entry.options)
+    for key, value in entry.options.items():
+        path = _file_of(entry, key, value)
+        if path is not None:
+            options[key] = str(value).removesuffix(path) + str(config.resolve(path))
+    return options
 
 
 def _option_facts(entry: PolicyEntry, options: dict[str, Any]) -> dict[str, Any]:
-    # make_policy has read these files already, so they exist.
-    return {
-        key: hashlib.sha256(Path(value).read_bytes()).hexdigest() if (entry.name, key) in FILE_OPTIONS else value
-        for key, value in options.items()
-    }
+    # The rehearsal has read these files already, so they exist.
+    facts = dict(options)
+    for key, value in options.items():
+        path = _file_of(entry, key, value)
+        if path is not None:
+            facts[key] = str(value).removesuffix(path) + hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return facts
+
+
+def _file_of(entry: PolicyEntry, key: str, value: Any) -> str | None:
+    """Return the path that ends the value of an option, if it names a file."""
+    if (entry.name, key) in FILE_OPTIONS:
+        return str(value)
+    return training_file(value) if key == "forecaster" and isinstance(value, str) else None
 
 
 _NO_RESULT_DEPENDS_ON = ("cli", "experiments", "report")

@@ -72,7 +72,8 @@ class HexAGenT(BasePolicy):
     shrinkage
         What is left of the forecast, from 0 to 1: an uncertain one does harm in full.
     tail_of
-        Which number of the forecast is used; see :data:`hexopt.policies.forecast.tails.TailOf`.
+        Which number of the forecast is used; see :data:`hexopt.policies.forecast.tails.TailOf`. The mean of an
+        uncertain forecast does harm (docs/online-loop.md).
     horizon
         ``"arrival"``: the horizon stays the longest path of what was revealed at the workflow's start.
     priority
@@ -105,7 +106,7 @@ class HexAGenT(BasePolicy):
         decide_ahead: int = 4,
         forecaster: str = "none",
         shrinkage: float = 1.0,
-        tail_of: TailOf = "mean",
+        tail_of: TailOf = "cautious",
         horizon: Literal["running", "arrival"] = "running",
         priority: Literal["risk", "ready"] = "risk",
         placement: Literal["joint", "blind"] = "joint",

@@ -96,7 +96,7 @@ class Rolling(HexAGenT):
         decide_ahead: int = 4,
         forecaster: str = "none",
         shrinkage: float = 1.0,
-        tail_of: TailOf = "mean",
+        tail_of: TailOf = "cautious",
     ) -> None:
         super().__init__(
             plan_latency_us=plan_latency_us,
@@ -106,6 +106,11 @@ class Rolling(HexAGenT):
             shrinkage=shrinkage,
             tail_of=tail_of,
         )
+        if tail_of == "relative":
+            raise ConfigError(
+                f"policy '{self.name}': tail_of is relative, such a tail may be negative and no window's is, "
+                "choose another"
+            )
         self.formulation = formulation or self.own_formulation
         self.solver = solver
         if not (iterations or deterministic or time_limit_ms):

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from hexopt.core.protocols import Forecaster
-from hexopt.core.workflow import Trace
+from hexopt.core.workflow import Trace, Workflow
 from hexopt.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
@@ -61,6 +61,39 @@ def make_learner(name: str, training: Trace | None = None) -> Learner:
     """Build a forecaster that learns, from a training trace to begin with."""
     module, _, attribute = LEARNING[name].partition(":")
     return getattr(import_module(module), attribute)(training)  # type: ignore[no-any-return]
+
+
+def training_file(text: str) -> str | None:
+    """Return the trace file that a forecaster's name tells it to learn from, if it names one.
+
+    >>> training_file("learned:past.jsonl"), training_file("learned"), training_file("noisy:0.3")
+    ('past.jsonl', None, None)
+    """
+    name, _, argument = text.partition(":")
+    return argument if argument and name in LEARNING else None
+
+
+def check_training(training: Trace, tested: Trace) -> None:
+    """Refuse to learn from workflows that are to be forecast: those of one name, with the same calls.
+
+    Delays do not count, which rules fill in. Traces that were generated from two seeds share names, but not calls.
+
+    Raises
+    ------
+    ConfigError
+        A workflow is in both traces.
+    """
+    past = {_identity(workflow) for workflow in training.workflows}
+    both = [workflow.workflow_id for workflow in tested.workflows if _identity(workflow) in past]
+    if both:
+        raise ConfigError(
+            f"forecaster: {len(both)} of {len(tested)} workflows, '{both[0]}' first, are in the training trace "
+            f"'{training.name}' too, who learns from them knows what it forecasts, train on other workflows"
+        )
+
+
+def _identity(workflow: Workflow) -> tuple[object, ...]:
+    return workflow.workflow_id, *((c.parents, c.prompt_tokens, c.output_tokens) for c in workflow.calls)
 
 
 def check_forecaster(text: str) -> None:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Protocol
 
+import numpy as np
+
 from hexopt.core.cluster import Cluster
-from hexopt.core.protocols import Forecaster, LatencyModel, Tail
+from hexopt.core.protocols import NO_TAIL, TAIL_LEVELS, Forecaster, LatencyModel, Tail
 from hexopt.core.view import CallState, CallView, View
 from hexopt.errors import ConfigError
 from hexopt.policies.forecast import check_forecaster, make_forecaster
 from hexopt.policies.horizon import Horizon
 
-TailOf = Literal["mean", "median", "harmonic", "cautious", "low"]
+TailOf = Literal["mean", "median", "harmonic", "cautious", "low", "relative"]
 """Which number of a forecast is used.
 
 ``mean`` and ``median``; ``low``: the first quantile, 10%; ``harmonic``: the tail that gives the horizon its harmonic
 mean, so that waiting counts as much as it is expected to lift the workflow's ratio. ``cautious``: the same with the
-fourth power of the ratio, which the least that may follow dominates.
+fourth power of the ratio, which the least that may follow dominates. ``relative``: the horizon times the cautious one
+over what it would be with the usual forecast, that of the latest calls asked about. What says the same of all calls
+then changes no order, while as a tail it would shift precedence to workflows with a long horizon. A call after which
+less may follow than usual has a negative tail.
 """
 
 _FORGET_ABOVE = 4096
 _CAUTION = 4
+_USUAL_CALLS = 512
+"""The usual forecast is that of so many calls."""
 
 
 class Forecasting(Protocol):
@@ -66,6 +73,7 @@ class Tails:
         self._forecaster = forecaster
         self._shrinkage = shrinkage
         self._tail_of = tail_of
+        self._usual = _Usual() if tail_of == "relative" else None
         self._known: dict[int, tuple[CallView, int]] = {}
         self._forget_above = _FORGET_ABOVE
 
@@ -80,14 +88,38 @@ class Tails:
         """Return what is reckoned to follow a call of a workflow with this revealed horizon, µs."""
         known = self._known.get(call.key)
         if known is None:
-            us = round(self._shrinkage * _number(self._forecaster.tail(call), self._tail_of, revealed_us))
-            known = self._known[call.key] = call, max(0, us)
+            tail = self._forecaster.tail(call)
+            if self._usual is not None:
+                us = round(self._shrinkage * self._usual.compare(tail, revealed_us))
+            else:
+                us = max(0, round(self._shrinkage * _number(tail, self._tail_of, revealed_us)))
+            known = self._known[call.key] = call, us
         return known[1]
 
     def horizon_us(self, horizon: Horizon) -> int:
         """Return the horizon of a workflow: what is revealed, and the longest tail of its open calls."""
         us = horizon.current_us()
-        return us + max([self.of_call(c, us) for c in horizon.open_calls if c.state != CallState.COMPLETE], default=0)
+        longest = max([self.of_call(c, us) for c in horizon.open_calls if c.state != CallState.COMPLETE], default=0)
+        return max(1, us + longest)  # a negative tail may be of a time when more was revealed
+
+
+class _Usual:
+    """What is usually foretold: the forecasts of the latest calls, as one distribution."""
+
+    def __init__(self) -> None:
+        self._quantiles = np.empty((_USUAL_CALLS, len(TAIL_LEVELS)))
+        self._count = 0
+
+    def compare(self, tail: Tail, revealed_us: int) -> float:
+        """Return what makes a horizon of the usual one, µs (above minus the horizon); nothing for the usual tail."""
+        if tail is NO_TAIL:
+            return 0.0
+        self._quantiles[self._count % _USUAL_CALLS] = tail.quantiles_us
+        self._count += 1
+        growth = 1.0 + self._quantiles[: self._count] / revealed_us
+        usual = float(np.mean(growth**-_CAUTION) ** (-1 / _CAUTION))
+        own = 1.0 + _number(tail, "cautious", revealed_us) / revealed_us
+        return revealed_us * (own / usual - 1.0)
 
 
 def _number(tail: Tail, tail_of: TailOf, revealed_us: int) -> float:
