@@ -650,112 +650,86 @@ def construct(a: WindowArrays, f: Facts, s: State) -> bool:
 
 
 @jit
-def _find_pair_with_room(
-    a: WindowArrays, f: Facts, used: Ints, free: Ints, room: Ints, leave: Ints, count: Ints, c: int, pair: Ints
-) -> None:
-    """As :func:`_find_pair`, but the call waits for room; of pairs on which it is done at once the first prefill."""
-    if a.calls[c, ONE]:
-        _find_pair(a, f, used, free, c, pair)
-        return
-    pair[1] = -1
-    first = 0
-    for e in range(len(a.decode)):
-        if a.decode_us[c, e] < 0 or (a.calls[c, OPEN] and used[e] >= f.cap[e]):
-            continue
-        when, need = 0, a.calls[c, KV_BLOCKS] - room[e]
-        for k in range(count[e]):
-            if need <= 0:
-                break
-            need -= leave[e, k, 1]
-            when = leave[e, k, 0]
-        if need > 0:
-            continue
-        for i in range(len(a.prefill)):
-            if a.prefill_us[c, i] < 0:
-                continue
-            end = free[i] + a.prefill_us[c, i] if a.calls[c, OPEN] else a.calls[c, AVAILABLE]
-            us = max(end, f.ready_us[i, e], when) + f.rest_us[c, i, e]
-            if pair[1] < 0 or us < pair[0] or (us == pair[0] and end < first):
-                pair[0], pair[1], pair[2] = us, i, e
-                first = end
+def construct_with_room(a: WindowArrays, f: Facts, s: State, order: Ints, rank: Ints) -> bool:
+    """As :func:`construct`, but a call waits for room and for transfers of those placed before; equation (8).
 
-
-@jit
-def _place(
-    a: WindowArrays, f: Facts, s: State, free: Ints, room: Ints, leave: Ints, count: Ints, c: int, pair: Ints
-) -> None:
-    """Place a call on the pair that was found for it."""
-    us, i, e = pair
-    s.p[c], s.d[c] = i, e
-    if a.calls[c, OPEN]:
-        s.rows[i, s.length[i]] = c
-        s.length[i] += 1
-        free[i] += a.prefill_us[c, i]
-    if not a.calls[c, ONE]:
-        s.used[e] += a.calls[c, OPEN]
-        room[e] -= a.calls[c, KV_BLOCKS]
-        _add_leaver(leave, count, e, us, a.calls[c, KV_BLOCKS])
-
-
-@jit
-def construct_with_room(a: WindowArrays, f: Facts, s: State, rank: Ints) -> bool:
-    """As :func:`construct`, but a call without room waits for those that are done first; equation (8).
-
-    ``rank`` is filled with the order of placing. Return whether all could be placed, which proves nothing if not.
+    Calls are placed in a given order, or, where ``order`` is empty, that of the largest projected ratio first. ``rank``
+    is filled with the order of placing. Return whether all could be placed, which proves nothing if not.
     """
-    n, n_d = len(a.calls), len(a.decode)
+    n, n_p, n_d = len(a.calls), len(a.prefill), len(a.decode)
+    given = len(order) > 0
     free, room = a.prefill[:, 0].copy(), a.decode[:, 1].copy()
+    sent_p, sent_d = a.prefill[:, 1] * a.rules[NIC], a.decode[:, 0] * a.rules[NIC]
     leave = np.empty((n_d, n + len(a.releases), 2), np.int64)
     count = np.zeros(n_d, np.int64)
     for k in range(len(a.releases)):
         _add_leaver(leave, count, a.releases[k, 1], a.releases[k, 0], a.releases[k, 2])
     pairs = np.full((n, 3), -1, np.int64)
+    end = np.empty(n_p, np.int64)
     placed = np.zeros(n, np.int64)
     fresh = np.zeros(n, np.int64)
     s.used[:] = 0
     s.length[:] = 0
     for turn in range(n):
         chosen, risk = -1, -1.0
-        for c in range(n):
+        first, last = (turn, turn + 1) if given else (0, n)
+        for at in range(first, last):
+            c = order[at] if given else at
             if placed[c]:
                 continue
             if not fresh[c]:
                 fresh[c] = 1
-                _find_pair_with_room(a, f, s.used, free, room, leave, count, c, pairs[c])
+                pairs[c, 1] = -1
+                one, is_open = a.calls[c, ONE] > 0, a.calls[c, OPEN] > 0
+                best_us, best_end = 0, 0
+                for i in range(n_p):
+                    end[i] = free[i] + a.prefill_us[c, i] if is_open else a.calls[c, AVAILABLE]
+                for e in range(n_d):
+                    if a.decode_us[c, e] < 0 or (is_open and not one and s.used[e] >= f.cap[e]):
+                        continue
+                    when = 0
+                    if not one:
+                        need = a.calls[c, KV_BLOCKS] - room[e]
+                        for k in range(count[e]):
+                            if need <= 0:
+                                break
+                            need -= leave[e, k, 1]
+                            when = leave[e, k, 0]
+                        if need > 0:
+                            continue
+                        when = max(when, sent_d[e])
+                    for i in range(n_p):
+                        if a.prefill_us[c, i] < 0:
+                            continue
+                        us = end[i] if one else max(end[i], sent_p[i], when) + f.rest_us[c, i, e]
+                        # Of pairs on which it is done at once that whose prefill ends first.
+                        if pairs[c, 1] < 0 or us < best_us or (us == best_us and end[i] < best_end):
+                            best_us, best_end = us, end[i]
+                            pairs[c, 0], pairs[c, 1], pairs[c, 2] = us, i, e
                 if pairs[c, 1] < 0:
                     return False
             ratio = (f.spent_us[c] + pairs[c, 0]) * f.scale[c]
             if ratio > risk:
                 chosen, risk = c, ratio
         c = chosen
+        us, i, e = pairs[c]
         placed[c] = 1
         rank[c] = turn
-        _place(a, f, s, free, room, leave, count, c, pairs[c])
-        for b in range(n):
-            if pairs[b, 1] == s.p[c] or pairs[b, 2] == s.d[c]:
-                fresh[b] = 0
-    return True
-
-
-@jit
-def _construct_in_order(a: WindowArrays, f: Facts, s: State, order: Ints, rank: Ints) -> bool:
-    """Place calls in an order, each where it is done first, waits for room counted; return whether all could be."""
-    n, n_d = len(a.calls), len(a.decode)
-    free, room = a.prefill[:, 0].copy(), a.decode[:, 1].copy()
-    leave = np.empty((n_d, n + len(a.releases), 2), np.int64)
-    count = np.zeros(n_d, np.int64)
-    for k in range(len(a.releases)):
-        _add_leaver(leave, count, a.releases[k, 1], a.releases[k, 0], a.releases[k, 2])
-    pair = np.zeros(3, np.int64)
-    s.used[:] = 0
-    s.length[:] = 0
-    for turn in range(n):
-        c = order[turn]
-        _find_pair_with_room(a, f, s.used, free, room, leave, count, c, pair)
-        if pair[1] < 0:
-            return False
-        rank[c] = turn
-        _place(a, f, s, free, room, leave, count, c, pair)
+        s.p[c], s.d[c] = i, e
+        if a.calls[c, OPEN]:
+            s.rows[i, s.length[i]] = c
+            s.length[i] += 1
+            free[i] += a.prefill_us[c, i]
+        if not a.calls[c, ONE]:
+            s.used[e] += a.calls[c, OPEN]
+            room[e] -= a.calls[c, KV_BLOCKS]
+            _add_leaver(leave, count, e, us, a.calls[c, KV_BLOCKS])
+            sent_p[i] += a.wire_us[c, i, e] * a.rules[NIC]
+            sent_d[e] += a.wire_us[c, i, e] * a.rules[NIC]
+        if not given:
+            for b in range(n):
+                if pairs[b, 1] == i or pairs[b, 2] == e:
+                    fresh[b] = 0
     return True
 
 
@@ -786,7 +760,7 @@ def reorder(
             for k in range(n):
                 key[order[k]] = k + _SHAKE * (_draw(s.numbers, 1024) - 512)
             _sort_by(order, key)
-        if not _construct_in_order(a, f, s, order, rank):
+        if not construct_with_room(a, f, s, order, rank):
             return
         judge(a, goal, s.p, s.d, rank, times, ratios, new)
         if _less(new, value):
@@ -1484,7 +1458,7 @@ def compile_all() -> None:
     goal = Goal(BOTTLENECK, 0.0, 0)
     construct(a, f, s)
     settle(a, f, goal, s, 0.0)
-    construct_with_room(a, f, s, s.rank)
+    construct_with_room(a, f, s, np.empty(0, np.int64), s.rank)
     settle(a, f, goal, s, 0.0)
     reorder(a, f, goal, s, np.zeros(1), np.arange(n), np.arange(n), np.full(2, np.inf), 0, 1)
     take(a, f, s, s.p.copy(), s.d.copy())

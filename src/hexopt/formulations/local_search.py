@@ -148,7 +148,7 @@ class Search:
         elif not found:
             return False
         k.judge_best(a, self.goal, s)
-        if self._room_binds and k.construct_with_room(a, f, s, s.rank):
+        if self._room_binds and self.goal.kind != SUM and k.construct_with_room(a, f, s, np.empty(0, np.int64), s.rank):
             k.offer(a, self.goal, s, s.p.copy(), s.d.copy(), s.rank.copy())
             k.settle(a, f, self.goal, s, limit)
             s.rank[s.order] = np.arange(len(s.rank))
