@@ -43,7 +43,7 @@ _MOVES_A_CALL = 2_000
 """Moves for each call of the window where the budget names no limit."""
 _TWIN_COSTS = 16
 """Moves that one judged by the twin counts for, in a budget of iterations."""
-_ROUNDS, _ROUNDS_WITH_ROOM = 12, 20
+_ROUNDS, _ROUNDS_WITH_ROOM = 12, 200
 """Constructions in a new order before the walk, where the objective is the sum; more where room is scarce."""
 _ROUND_COSTS = 32
 """Moves that a construction counts for, in a budget of iterations."""
@@ -200,7 +200,7 @@ class Search:
         order = np.argsort(self._first_keys(), kind="stable")
         best, value = order.copy(), np.full(2, np.inf)
         before, chunk, at = int(s.numbers[k.INCUMBENTS]), 1 if Compiler.plain else 4, 0
-        while at < rounds and time.perf_counter() < latest:
+        while at < rounds and (at == 0 or time.perf_counter() < latest):
             to = min(at + chunk, rounds)
             k.reorder(a, f, self.goal, s, least, order, best, value, at, to)
             at = to
