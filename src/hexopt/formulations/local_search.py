@@ -223,7 +223,8 @@ class Search:
         work = prefill_us / len(a.prefill) + decode_us.astype(np.float64) * self._kv / blocks
         total = np.bincount(workflow, work, len(horizon))[workflow] * horizon[workflow]
         slack = self.least_ends_us[workflow] - (self._spent_us + self._earliest_us)
-        return slack / max(1.0, float(slack.mean())) + total / max(1.0, float(total.mean()))
+        keys: Floats = slack / max(1.0, float(slack.mean())) + total / max(1.0, float(total.mean()))
+        return keys
 
     def _go(self, twin: bool, moves: int | None, until: float | None, zero: float) -> tuple[StopReason, int]:
         """Search in chunks; return why it stopped and the moves that are left of those allowed."""
