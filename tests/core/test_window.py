@@ -31,6 +31,13 @@ def test_round_trip(regime: str, tmp_path: Path) -> None:
         assert load_window(tmp_path / name) == window
 
 
+@pytest.mark.parametrize("regime", REGIMES)
+def test_where_a_call_may_go_is_said_in_two_ways(regime: str) -> None:
+    for c in random_window(3, 9, regime).calls + Window.from_json(plain()).calls:
+        assert [p for p in range(len(c.prefill_us)) if c.may_prefill(p)] == c.prefills()
+        assert [d for d in range(len(c.decode_us)) if c.may_decode(d)] == c.decodes()
+
+
 def test_same_window_same_bytes(tmp_path: Path) -> None:
     one, two = random_window(1, 5), random_window(1, 5)
     for k, window in enumerate((one, two)):

@@ -29,7 +29,7 @@ from hexopt.formulations.cpsat.objectives import state
 from hexopt.formulations.earliest import earliest_times
 from hexopt.formulations.greedy import greedy_plan
 from tests.formulations.brute import best_value, random_plan
-from tests.formulations.windows import REGIMES, random_window
+from tests.formulations.windows import REGIMES, random_window, refreshed
 
 OBJECTIVES = [parse_objective(t) for t in ("bottleneck", "sum", "hinge:1.2", "hinge:0.8,give_up=0.4", "late:1.1")]
 AMPLE = Budget(deterministic=0.05)
@@ -82,18 +82,6 @@ def open_limits(window: Window) -> list[int]:
         after = window.workflows[c.workflow].elapsed_us + c.tail_us
         ends[c.workflow] = max(ends[c.workflow], latest_end_us(window) + after)
     return ends
-
-
-def refresh(window: Window) -> Window:
-    """Return the window with every workflow new and its horizon what it takes alone: queueing decides its ratios."""
-    earliest = earliest_times(window).earliest_finish()
-    horizons = [1] * len(window.workflows)
-    for c, call in enumerate(window.calls):
-        horizons[call.workflow] = max(horizons[call.workflow], int(earliest[c]))
-    workflows = tuple(
-        replace(w, elapsed_us=0, floor_us=None, horizon_us=h) for w, h in zip(window.workflows, horizons, strict=True)
-    )
-    return replace(window, workflows=workflows, calls=tuple(replace(c, tail_us=0) for c in window.calls))
 
 
 def is_point(window: Window, plan: WindowPlan, objective: Objective = BOTTLENECK) -> bool:
@@ -233,7 +221,7 @@ def test_statuses_say_what_is_known() -> None:
     assert found.status is Status.INFEASIBLE
     assert found.plan is None
     assert found.stop_reason is StopReason.PROVED
-    window = refresh(random_window(3, 24, "roomy"))
+    window = refreshed(random_window(3, 24, "roomy"))
     none = CpSat(hint=False).solve(window, BOTTLENECK, Budget(time_limit_s=1e-6))
     assert none.status is Status.NO_INCUMBENT
     assert none.plan is None
@@ -261,7 +249,7 @@ def test_a_hint_is_never_made_worse() -> None:
 
 
 def test_the_same_work_gives_the_same_answer() -> None:
-    window = refresh(random_window(1, 12, "uneven"))
+    window = refreshed(random_window(1, 12, "uneven"))
     for objective in OBJECTIVES[:2]:
         first, second = (CpSat().solve(window, objective, Budget(deterministic=0.02)) for _ in range(2))
         assert first.plan == second.plan
@@ -281,7 +269,7 @@ def test_identical_instances_are_found_and_ordered() -> None:
     )
     assert identical(same) == ([[0, 1, 2]], [[0, 1, 2]])
     values = [
-        CpSat(symmetry=on, tighten=False, ties=False).solve(refresh(same), BOTTLENECK, AMPLE) for on in (True, False)
+        CpSat(symmetry=on, tighten=False, ties=False).solve(refreshed(same), BOTTLENECK, AMPLE) for on in (True, False)
     ]
     assert values[0].value is not None
     assert values[1].value is not None
@@ -291,9 +279,9 @@ def test_identical_instances_are_found_and_ordered() -> None:
 
 
 def test_parts_that_cannot_bind_are_left_out() -> None:
-    window = refresh(random_window(0, 8, "roomy"))
+    window = refreshed(random_window(0, 8, "roomy"))
     assert CpSat(tighten=False, ties=False, transfers=False).solve(window, BOTTLENECK, AMPLE).facts["parts"] == []
-    tight = refresh(random_window(0, 8, "tight-kv"))
+    tight = refreshed(random_window(0, 8, "tight-kv"))
     assert "kv" in CpSat(tighten=False, ties=False).solve(tight, BOTTLENECK, AMPLE).facts["parts"]
 
 
@@ -336,14 +324,14 @@ def test_no_plan_of_many_tiny_windows_beats_the_bound(regime: str, objective: Ob
     for seed in range(8):
         window = random_window(seed, 3, regime, 2, 2)
         held_to(window, objective)
-        held_to(refresh(window), objective, hint=False, tighten=False, search="objective")
-        held_to(refresh(window), objective, symmetry=False, presolve=False, transfers=True)
+        held_to(refreshed(window), objective, hint=False, tighten=False, search="objective")
+        held_to(refreshed(window), objective, symmetry=False, presolve=False, transfers=True)
 
 
 @pytest.mark.parametrize("regime", ["roomy", "uneven", "fan-out"])
 def test_without_pressure_it_is_exact(regime: str) -> None:
     for seed in range(2):
-        window = refresh(random_window(seed, 3, regime, 2, 2))
+        window = refreshed(random_window(seed, 3, regime, 2, 2))
         window = replace(window, options=replace(window.options, contention="none"))
         for objective in OBJECTIVES[:2]:
             found = CpSat().solve(window, objective, AMPLE)

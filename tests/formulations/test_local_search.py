@@ -81,16 +81,16 @@ def test_without_numba_it_makes_the_same_moves(monkeypatch: pytest.MonkeyPatch) 
     from tests.formulations.plain import plain_kernels
 
     windows = [random_window(2, 7, regime, 2, 3) for regime in ("slow-network", "tight-kv")]
-    objective = parse_objective("hinge:1")
+    objectives = [parse_objective(text) for text in ("hinge:1", "sum")]
 
     def plans() -> list[object]:
         solve = make_formulation("local-search").solve
-        return [solve(w, objective, Budget(iterations=300)).plan for w in windows]
+        return [solve(w, o, Budget(iterations=300)).plan for w in windows for o in objectives]
 
     compiled = plans()
     with plain_kernels(monkeypatch):
         assert plans() == compiled
-        note = make_formulation("local-search").solve(windows[0], objective, Budget(iterations=1)).note
+        note = make_formulation("local-search").solve(windows[0], objectives[0], Budget(iterations=1)).note
         assert note.startswith("plain Python")
 
 
@@ -198,6 +198,7 @@ def test_no_search_compiles() -> None:
         "walk_on_twin",
         "construct",
         "construct_with_room",
+        "reorder",
         "take",
         "settle",
         "keep",
@@ -205,6 +206,34 @@ def test_no_search_compiles() -> None:
         "offer",
     )
     assert {len(getattr(kernels, name).signatures) for name in names} == {1}
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_orders_that_follow_the_blame_beat_the_greedy_one(regime: str) -> None:
+    objective = parse_objective("sum")
+    gains = []
+    for seed in range(4):
+        window = random_window(seed, 32, regime, 6, 6)
+        search = Search(arrays_of(window), goal_of(objective, len(window.workflows)))
+        assert search.start()
+        greedy = search.value.objective
+        search.run(2 * 20 * 32)  # twenty rounds, and hardly a move
+        gains.append(1 - search.value.objective / greedy)
+        verdict = check(window, champion_plan(search), objective)
+        assert verdict.feasible
+        assert verdict.value.objective == pytest.approx(search.value.objective)
+    assert min(gains) >= 0
+    assert np.mean(gains) > (0.03 if regime in ("tight-kv", "strict") else 0.003)
+
+
+def test_a_small_budget_of_iterations_pays_for_its_constructions() -> None:
+    window = random_window(0, 12, "tight-kv")
+    for moves in (1, 63, 64, 300):
+        search = Search(arrays_of(window), goal_of(parse_objective("sum"), len(window.workflows)))
+        search.start()
+        search.run(moves)
+        rounds = min(moves // 2 // 32, 200)
+        assert search.moves <= moves - 32 * rounds
 
 
 def test_the_last_part_walks_on_the_twin_where_room_is_scarce() -> None:

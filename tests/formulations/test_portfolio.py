@@ -20,8 +20,8 @@ from hexopt.formulations import (
 )
 from hexopt.formulations.greedy import greedy_plan
 from hexopt.formulations.portfolio import Portfolio
-from tests.formulations.test_cpsat import AMPLE, refresh, two_calls
-from tests.formulations.windows import REGIMES, random_window
+from tests.formulations.test_cpsat import AMPLE, two_calls
+from tests.formulations.windows import REGIMES, random_window, refreshed
 
 
 class Greedy:
@@ -65,7 +65,7 @@ def test_a_window_that_the_bound_proves_needs_no_solver() -> None:
 
 
 def test_what_is_left_goes_to_the_solver() -> None:
-    window = refresh(random_window(1, 10, "uneven"))
+    window = refreshed(random_window(1, 10, "uneven"))
     found = Portfolio(local_search=Greedy(), ties=False).solve(window, BOTTLENECK, AMPLE)
     alone = Greedy().solve(window, BOTTLENECK, AMPLE).value
     assert found.value is not None

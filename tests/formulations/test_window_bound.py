@@ -12,8 +12,8 @@ from hexopt.formulations.greedy import greedy_plan
 from hexopt.formulations.single_call import earliest_finish_us, single_call_bound
 from hexopt.formulations.window_bound import limits_at, refuted, strict_limits, window_bound
 from tests.formulations.brute import best_value
-from tests.formulations.test_cpsat import good_plans, refresh, two_calls
-from tests.formulations.windows import REGIMES, random_window
+from tests.formulations.test_cpsat import good_plans, two_calls
+from tests.formulations.windows import REGIMES, random_window, refreshed
 
 
 def test_two_calls_on_one_machine_are_seen() -> None:
@@ -55,7 +55,7 @@ def test_memory_and_network_energy_are_seen() -> None:
 @pytest.mark.parametrize("regime", REGIMES)
 def test_it_lies_between_the_single_call_bound_and_every_plan(regime: str) -> None:
     for seed in range(6):
-        for window in (random_window(seed, 10, regime), refresh(random_window(seed, 10, regime))):
+        for window in (random_window(seed, 10, regime), refreshed(random_window(seed, 10, regime))):
             earliest = earliest_times(window)
             alone = [earliest_finish_us(window, c) for c in window.calls]
             assert all(a <= b for a, b in zip(alone, earliest.earliest_finish().tolist(), strict=True))
@@ -74,7 +74,7 @@ def test_it_lies_between_the_single_call_bound_and_every_plan(regime: str) -> No
 @pytest.mark.parametrize("regime", REGIMES)
 def test_it_never_exceeds_the_best_plan_of_a_tiny_window(regime: str) -> None:
     for seed in range(3):
-        window = refresh(random_window(seed, 3, regime, 2, 1))
+        window = refreshed(random_window(seed, 3, regime, 2, 1))
         best = best_value(window, BOTTLENECK)
         assert best is not None
         assert window_bound(window, BOTTLENECK) <= best.objective

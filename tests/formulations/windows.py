@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from hexopt.core.window import Window
+from hexopt.formulations.earliest import earliest_times
 
 REGIMES = ("roomy", "tight-kv", "slow-network", "fan-out", "uneven", "bound", "strict", "prefill-kv")
 
@@ -110,3 +112,15 @@ def random_window(seed: int, calls: int = 8, regime: str = "roomy", prefills: in
             "calls": rows,
         }
     )
+
+
+def refreshed(window: Window) -> Window:
+    """Return the window with every workflow new and its horizon what it takes alone: queueing decides its ratios."""
+    earliest = earliest_times(window).earliest_finish()
+    horizons = [1] * len(window.workflows)
+    for c, call in enumerate(window.calls):
+        horizons[call.workflow] = max(horizons[call.workflow], int(earliest[c]))
+    workflows = tuple(
+        replace(w, elapsed_us=0, floor_us=None, horizon_us=h) for w, h in zip(window.workflows, horizons, strict=True)
+    )
+    return replace(window, workflows=workflows, calls=tuple(replace(c, tail_us=0) for c in window.calls))

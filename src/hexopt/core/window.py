@@ -141,6 +141,16 @@ class WindowCall:
             return [self.decode]
         return [d for d, us in enumerate(self.decode_us) if us is not None]
 
+    def may_prefill(self, p: int) -> bool:
+        """Say whether p, a position of a prefill instance, is one of :meth:`prefills`."""
+        bound = self.prefill is not None and not self.is_open
+        return p == self.prefill if bound else self.prefill_us[p] is not None
+
+    def may_decode(self, d: int) -> bool:
+        """Say whether d, a position of a decode instance, is one of :meth:`decodes`."""
+        bound = self.decode is not None and not self.is_open
+        return d == self.decode if bound else self.decode_us[d] is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Window:

@@ -157,7 +157,7 @@ def _broken_rules(window: Window, plan: WindowPlan) -> list[Violation]:
             found.append(
                 Violation("priority-finite", f"{where}: priority {priority!r} found, it is a finite number, correct it")
             )
-        if p not in call.prefills() or not (idle or d in call.decodes()):
+        if not (call.may_prefill(p) and (d is None or call.may_decode(d))):
             rule = "candidate" if call.is_open else "bound"
             told = f"prefill {call.prefills()}, decode {call.decodes()}"
             found.append(Violation(rule, f"{where}: pair ({p}, {d}) found, it may go to {told}, choose from them"))

@@ -650,37 +650,46 @@ def construct(a: WindowArrays, f: Facts, s: State) -> bool:
 
 
 @jit
-def construct_with_room(a: WindowArrays, f: Facts, s: State, rank: Ints) -> bool:
-    """As :func:`construct`, but a call without room waits for those that are done first; equation (8).
+def construct_with_room(a: WindowArrays, f: Facts, s: State, order: Ints, rank: Ints) -> bool:
+    """As :func:`construct`, but a call waits for room and for transfers of those placed before; equation (8).
 
-    ``rank`` is filled with the order of placing. Return whether all could be placed, which proves nothing if not.
+    Calls are placed in a given order, or, where ``order`` is empty, that of the largest projected ratio first. ``rank``
+    is filled with the order of placing. Return whether all could be placed, which proves nothing if not.
     """
     n, n_p, n_d = len(a.calls), len(a.prefill), len(a.decode)
+    given = len(order) > 0
     free, room = a.prefill[:, 0].copy(), a.decode[:, 1].copy()
+    sent_p, sent_d = a.prefill[:, 1] * a.rules[NIC], a.decode[:, 0] * a.rules[NIC]
     leave = np.empty((n_d, n + len(a.releases), 2), np.int64)
     count = np.zeros(n_d, np.int64)
     for k in range(len(a.releases)):
         _add_leaver(leave, count, a.releases[k, 1], a.releases[k, 0], a.releases[k, 2])
     pairs = np.full((n, 3), -1, np.int64)
+    end = np.empty(n_p, np.int64)
     placed = np.zeros(n, np.int64)
     fresh = np.zeros(n, np.int64)
     s.used[:] = 0
     s.length[:] = 0
     for turn in range(n):
         chosen, risk = -1, -1.0
-        for c in range(n):
+        first, last = (turn, turn + 1) if given else (0, n)
+        for at in range(first, last):
+            c = order[at] if given else at
             if placed[c]:
                 continue
             if not fresh[c]:
                 fresh[c] = 1
                 pairs[c, 1] = -1
-                if a.calls[c, ONE]:
-                    _find_pair(a, f, s.used, free, c, pairs[c])
-                else:
-                    for e in range(n_d):
-                        if a.decode_us[c, e] < 0 or (a.calls[c, OPEN] and s.used[e] >= f.cap[e]):
-                            continue
-                        when, need = 0, a.calls[c, KV_BLOCKS] - room[e]
+                one, is_open = a.calls[c, ONE] > 0, a.calls[c, OPEN] > 0
+                best_us, best_end = 0, 0
+                for i in range(n_p):
+                    end[i] = free[i] + a.prefill_us[c, i] if is_open else a.calls[c, AVAILABLE]
+                for e in range(n_d):
+                    if a.decode_us[c, e] < 0 or (is_open and not one and s.used[e] >= f.cap[e]):
+                        continue
+                    when = 0
+                    if not one:
+                        need = a.calls[c, KV_BLOCKS] - room[e]
                         for k in range(count[e]):
                             if need <= 0:
                                 break
@@ -688,13 +697,15 @@ def construct_with_room(a: WindowArrays, f: Facts, s: State, rank: Ints) -> bool
                             when = leave[e, k, 0]
                         if need > 0:
                             continue
-                        for i in range(n_p):
-                            if a.prefill_us[c, i] < 0:
-                                continue
-                            end = free[i] + a.prefill_us[c, i] if a.calls[c, OPEN] else a.calls[c, AVAILABLE]
-                            us = max(end, f.ready_us[i, e], when) + f.rest_us[c, i, e]
-                            if pairs[c, 1] < 0 or us < pairs[c, 0]:
-                                pairs[c, 0], pairs[c, 1], pairs[c, 2] = us, i, e
+                        when = max(when, sent_d[e])
+                    for i in range(n_p):
+                        if a.prefill_us[c, i] < 0:
+                            continue
+                        us = end[i] if one else max(end[i], sent_p[i], when) + f.rest_us[c, i, e]
+                        # Of pairs on which it is done at once that whose prefill ends first.
+                        if pairs[c, 1] < 0 or us < best_us or (us == best_us and end[i] < best_end):
+                            best_us, best_end = us, end[i]
+                            pairs[c, 0], pairs[c, 1], pairs[c, 2] = us, i, e
                 if pairs[c, 1] < 0:
                     return False
             ratio = (f.spent_us[c] + pairs[c, 0]) * f.scale[c]
@@ -713,10 +724,90 @@ def construct_with_room(a: WindowArrays, f: Facts, s: State, rank: Ints) -> bool
             s.used[e] += a.calls[c, OPEN]
             room[e] -= a.calls[c, KV_BLOCKS]
             _add_leaver(leave, count, e, us, a.calls[c, KV_BLOCKS])
-        for b in range(n):
-            if pairs[b, 1] == i or pairs[b, 2] == e:
-                fresh[b] = 0
+            sent_p[i] += a.wire_us[c, i, e] * a.rules[NIC]
+            sent_d[e] += a.wire_us[c, i, e] * a.rules[NIC]
+        if not given:
+            for b in range(n):
+                if pairs[b, 1] == i or pairs[b, 2] == e:
+                    fresh[b] = 0
     return True
+
+
+@jit
+def reorder(
+    a: WindowArrays,
+    f: Facts,
+    goal: Goal,
+    s: State,
+    least: Floats,
+    order: Ints,
+    best: Ints,
+    value: Floats,
+    at: int,
+    to: int,
+) -> None:
+    """Construct again and again, from the round ``at`` up to ``to``; equation (9).
+
+    ``least`` holds the ratios below which no workflow gets. ``order`` is that of the next construction; ``best`` the
+    order of the best so far, and ``value`` its value. What is better than the champion becomes champion.
+    """
+    n = len(a.calls)
+    new, ratios, times = np.empty(2), np.empty(len(a.workflows)), np.empty((n, 5), np.int64)
+    rank, key = np.empty(n, np.int64), np.empty(n)
+    for turn in range(at, to):
+        if turn >= BLAMED:
+            order[:] = best
+            for k in range(n):
+                key[order[k]] = k + _SHAKE * (_draw(s.numbers, 1024) - 512)
+            _sort_by(order, key)
+        if not construct_with_room(a, f, s, order, rank):
+            return
+        judge(a, goal, s.p, s.d, rank, times, ratios, new)
+        if _less(new, value):
+            value[:] = new
+            best[:] = order
+        if _less(new, s.champion_value):
+            s.champion_p[:] = s.p
+            s.champion_d[:] = s.d
+            s.champion_rank[:] = rank
+            s.champion_value[:] = new
+            s.numbers[INCUMBENTS] += 1
+        if turn + 1 >= BLAMED:
+            continue
+        total = 0.0
+        for c in range(n):
+            w = a.calls[c, WORKFLOW]
+            decides = (f.spent_us[c] + times[c, FINISH]) * f.scale[c] * _CLOSE >= ratios[w]
+            key[c] = ratios[w] - least[w] if decides else 0.0
+            total += key[c]
+        if total <= 0.0:
+            return
+        step = _STEP * n / total
+        for _ in range(turn):
+            step *= _COOLING
+        for k in range(n):
+            key[order[k]] = k - step * key[order[k]]
+        _sort_by(order, key)
+
+
+BLAMED = 12
+"""Rounds in which the order follows the blame; in later ones it is the best, shaken."""
+_STEP, _COOLING = 3.0, 0.9
+"""Places by which the mean call moves forward in the first round, and what of it is left in each later one."""
+_SHAKE = 5.0 / 512
+"""A shaken order has each call moved by up to five places."""
+
+
+@inlined
+def _sort_by(order: Ints, key: Floats) -> None:
+    """Sort calls by a key of theirs; quick where little has changed."""
+    for k in range(1, len(order)):
+        c = order[k]
+        j = k
+        while j > 0 and key[order[j - 1]] > key[c]:
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = c
 
 
 @jit
@@ -1367,8 +1458,9 @@ def compile_all() -> None:
     goal = Goal(BOTTLENECK, 0.0, 0)
     construct(a, f, s)
     settle(a, f, goal, s, 0.0)
-    construct_with_room(a, f, s, s.rank)
+    construct_with_room(a, f, s, np.empty(0, np.int64), s.rank)
     settle(a, f, goal, s, 0.0)
+    reorder(a, f, goal, s, np.zeros(1), np.arange(n), np.arange(n), np.full(2, np.inf), 0, 1)
     take(a, f, s, s.p.copy(), s.d.copy())
     keep(s)
     offer(a, goal, s, s.p.copy(), s.d.copy(), s.rank.copy())

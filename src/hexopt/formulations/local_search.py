@@ -23,8 +23,10 @@ from hexopt.formulations.arrays import (
     OPEN,
     PREFILL_KV,
     PROMPT_BLOCKS,
+    SUM,
     TAIL,
     WORKFLOW,
+    Floats,
     Goal,
     Ints,
     WindowArrays,
@@ -41,8 +43,14 @@ _MOVES_A_CALL = 2_000
 """Moves for each call of the window where the budget names no limit."""
 _TWIN_COSTS = 16
 """Moves that one judged by the twin counts for, in a budget of iterations."""
-_SHARE = 0.2
-"""The share of the budget before the twin takes over, where already the first placement has to wait for room."""
+_ROUNDS, _ROUNDS_WITH_ROOM = 12, 200
+"""Constructions in a new order before the walk, where the objective is the sum; more where room is scarce."""
+_ROUND_COSTS = 32
+"""Moves that a construction counts for, in a budget of iterations."""
+_ROUNDS_SHARE = 0.5
+"""At most this share of a budget goes to constructions."""
+_SHARE = 0.25
+"""The share of the rest before the twin takes over, where already the first placement has to wait for room."""
 _SMALL = 16
 """Up to so many calls the last part walks on the twin also where only the network makes calls wait."""
 _FIRST_CHUNK = 32
@@ -113,6 +121,7 @@ class Search:
         self._kernels.objective_of(self.least_ends_us / horizons, goal, value)
         self.bound = Value(float(value[0]), float(value[1]))
         """The single-call bound on the objective and on the sum of ratios."""
+        self._spent_us, self._earliest_us, self._kv = spent, earliest, kv
         self.trajectory: list[tuple[float, float]] = []
         self.on_twin = False
         """Whether the last part of the search was done on the twin."""
@@ -139,7 +148,7 @@ class Search:
         elif not found:
             return False
         k.judge_best(a, self.goal, s)
-        if self._room_binds and k.construct_with_room(a, f, s, s.rank):
+        if self._room_binds and self.goal.kind != SUM and k.construct_with_room(a, f, s, np.empty(0, np.int64), s.rank):
             k.offer(a, self.goal, s, s.p.copy(), s.d.copy(), s.rank.copy())
             k.settle(a, f, self.goal, s, limit)
             s.rank[s.order] = np.arange(len(s.rank))
@@ -157,6 +166,11 @@ class Search:
             return StopReason.PROVED
         if not len(self._movable) and not self._room_binds and not self.arrays.rules[NIC]:
             return StopReason.COMPLETE
+        if self.goal.kind == SUM:
+            moves = self._reorder(moves, until, zero)
+            if self._proved():
+                return StopReason.PROVED
+            begin = time.perf_counter()
         share = _SHARE if self._waits() else 2 / 3
         numbers = self._state.numbers
         numbers[self._kernels.STALL], numbers[self._kernels.KICKS] = self._kernels.NOT_BEGUN, 0
@@ -173,6 +187,44 @@ class Search:
         if not self.on_twin and self._kernels.judge_best(self.arrays, self.goal, s):
             self._note(time.perf_counter() - zero)
         return reason
+
+    def _reorder(self, moves: int | None, until: float | None, zero: float) -> int | None:
+        """Construct in better and better orders, then go where the best of them is; return the moves that are left."""
+        k, a, f, s = self._kernels, self.arrays, self._facts, self._state
+        rounds = _ROUNDS_WITH_ROOM if self._waits() else _ROUNDS
+        if moves is not None:
+            rounds = min(rounds, int(moves * _ROUNDS_SHARE) // _ROUND_COSTS)
+        begin = time.perf_counter()
+        latest = np.inf if until is None else begin + (until - begin) * _ROUNDS_SHARE
+        least = self.least_ends_us / a.workflows[:, HORIZON]
+        order = np.argsort(self._first_keys(), kind="stable")
+        best, value = order.copy(), np.full(2, np.inf)
+        before, chunk, at = int(s.numbers[k.INCUMBENTS]), 1 if Compiler.plain else 4, 0
+        while at < rounds and (at == 0 or time.perf_counter() < latest):
+            to = min(at + chunk, rounds)
+            k.reorder(a, f, self.goal, s, least, order, best, value, at, to)
+            at = to
+        if int(s.numbers[k.INCUMBENTS]) > before:
+            self._note(time.perf_counter() - zero)
+            k.take(a, f, s, s.champion_p, s.champion_d)
+            k.settle(a, f, self.goal, s, np.inf)
+            k.keep(s)
+            k.judge_best(a, self.goal, s)
+        return None if moves is None else moves - at * _ROUND_COSTS
+
+    def _first_keys(self) -> Floats:
+        """Return by what the calls are ordered at first, small ones first; equation (9)."""
+        a = self.arrays
+        workflow, horizon = a.calls[:, WORKFLOW], a.workflows[:, HORIZON]
+        far = np.iinfo(np.int64).max // 4
+        prefill_us = np.where(a.prefill_us < 0, far, a.prefill_us).min(axis=1)
+        decode_us = np.where(a.decode_us < 0, far, a.decode_us).min(axis=1)
+        blocks = max(1, int(a.decode[:, 1].sum() + a.releases[:, 2].sum()))
+        work = prefill_us / len(a.prefill) + decode_us.astype(np.float64) * self._kv / blocks
+        total = np.bincount(workflow, work, len(horizon))[workflow] * horizon[workflow]
+        slack = self.least_ends_us[workflow] - (self._spent_us + self._earliest_us)
+        keys: Floats = slack / max(1.0, float(slack.mean())) + total / max(1.0, float(total.mean()))
+        return keys
 
     def _go(self, twin: bool, moves: int | None, until: float | None, zero: float) -> tuple[StopReason, int]:
         """Search in chunks; return why it stopped and the moves that are left of those allowed."""
