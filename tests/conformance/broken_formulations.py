@@ -28,7 +28,7 @@ class DecentFormulation:
         if best.value is None:
             status = Status.NO_INCUMBENT
         else:
-            status = Status.OPTIMAL if is_proved(best.value, bound) else Status.FEASIBLE
+            status = Status.OPTIMAL if is_proved(best.value, bound, window, objective) else Status.FEASIBLE
         return SolveResult(self.name, objective, status, StopReason.COMPLETE, best.plan, best.value, bound=bound)
 
     def plan(self, window: Window, budget: Budget) -> WindowPlan:

@@ -34,7 +34,7 @@ from hexopt.formulations.arrays import (
 from hexopt.formulations.checker import as_plan, keeps_placement_rules
 from hexopt.formulations.jit import Compiler
 from hexopt.formulations.objective import Objective, Value
-from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason, is_proved
+from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason, claim
 from hexopt.formulations.twin import load_kernels, plan_arrays
 
 _MOVES_A_CALL = 2_000
@@ -319,14 +319,12 @@ class LocalSearch:
         if unlimited and reason is StopReason.WORK_LIMIT:
             reason = StopReason.COMPLETE
         kept.offer(champion_plan(search))
-        if kept.plan is None:
-            status = Status.NO_INCUMBENT
-        else:
-            status = Status.OPTIMAL if is_proved(kept.value, bound) else Status.FEASIBLE
+        status, reported, contradiction = claim(kept.value, bound, window, objective)
         return answer(
             status,
             reason,
-            bound=bound,
+            contradiction,
+            bound=reported,
             model_objective=search.value.objective if kept.plan is not None else None,
             build_s=build_s,
             solve_s=time.perf_counter() - zero - build_s,

@@ -16,12 +16,9 @@ from hexopt.formulations.milp.linear import LinearModel, OutOfTime
 from hexopt.formulations.milp.relaxation import Relaxation, Schedule
 from hexopt.formulations.objective import Objective
 from hexopt.formulations.pressure import pressure
-from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason
+from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason, claim
 from hexopt.formulations.single_call import single_call_bound
 from hexopt.formulations.window_bound import hopeless
-
-PROOF = 1e-6
-"""A plan counts as optimal if its value is within this share of the bound (or of 0.1): doubles prove no more."""
 
 
 class Order(Protocol):
@@ -90,15 +87,12 @@ class Attempt:
             # Only the caps can leave a model without a solution, and whether they do is told without doubles.
             self.infeasible, self.stop = False, StopReason.ERROR
             self.notes.append(f"{self.formulation.solver} says that there is no plan, which is not so")
-        best, bound = self.best, None if self.infeasible else self.bound
+        best = self.best
+        status, bound, contradiction = claim(best.value, self.bound, self.window, self.objective)
         if self.infeasible:
-            status = Status.INFEASIBLE
-        elif best.value is None:
-            status = Status.NO_INCUMBENT
-        elif bound is not None and best.value.objective <= bound + PROOF * max(bound, 0.1):
-            status = Status.OPTIMAL
-        else:
-            status = Status.FEASIBLE
+            status, bound = Status.INFEASIBLE, None
+        elif contradiction:
+            self.notes.append(contradiction)
         limit, took = self.budget.time_limit_s, time.perf_counter() - self.begin
         if limit is not None and took > limit * 1.02 + 0.002:
             self.notes.append(f"the time limit was overrun by {took - limit:.3f} s")
