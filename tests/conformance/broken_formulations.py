@@ -33,8 +33,9 @@ class DecentFormulation:
 
     def plan(self, window: Window, budget: Budget) -> WindowPlan:
         return tuple(
-            Placement(call.prefills()[c % len(call.prefills())], call.decodes()[c % len(call.decodes())], float(c))
+            Placement(call.prefills()[c % len(call.prefills())], decodes[c % len(decodes)], float(c))
             for c, call in enumerate(window.calls)
+            for decodes in [call.decodes() or [None]]
         )
 
 

@@ -31,6 +31,7 @@ from hexopt.report.solvers.sentences import (
     interval,
     variant_rows,
 )
+from hexopt.report.solvers.writer import facts
 from hexopt.report.style import new_axes
 
 STUDY = {
@@ -97,6 +98,16 @@ def test_who_is_best(data: Solves) -> None:
     # Variants are not ranked.
     assert {cell.best for cell in found.values()} == {"quick", "exact"}
     assert all(cell.ranked == 2 for cell in found.values())
+
+
+def test_processors_are_told_where_they_are_not_that_of_the_tables(data: Solves, tmp_path: Path) -> None:
+    assert "processors of the solves" not in dict(facts(data))
+    here = data.record["machine"]["processor"]
+    assert here
+    same = made(tmp_path / "same", lambda row: row.update(processor=here))
+    assert "processors of the solves" not in dict(facts(same))
+    other = made(tmp_path / "other", lambda row: row.update(processor="Z80" if row["calls"] == 4 else here))
+    assert dict(facts(other))["processors of the solves"] == "; ".join(sorted(["Z80", here]))
 
 
 def test_a_difference_within_chance_is_called_level(tmp_path: Path) -> None:

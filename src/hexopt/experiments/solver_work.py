@@ -186,6 +186,7 @@ def _judged(window: Window, objective: Objective, result: SolveResult, hint: Val
         # What it said of its plan is not what the checker says.
         "misreported": value is not None and result.value != value,
         "worse_than_hint": hint is not None and (value is None or value > hint),
+        "proved_s": result.proved_s,
         "first_incumbent_s": result.first_incumbent_s,
         "build_s": result.build_s,
         "solve_s": result.solve_s,

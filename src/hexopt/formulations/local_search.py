@@ -318,8 +318,11 @@ class LocalSearch:
         reason = search.run(moves, until, zero)
         if unlimited and reason is StopReason.WORK_LIMIT:
             reason = StopReason.COMPLETE
-        kept.offer(champion_plan(search))
+        kept.offer(champion_plan(search, window))
         status, reported, contradiction = claim(kept.value, bound, window, objective)
+        facts: dict[str, Any] = {"moves": search.moves, "on_twin": search.on_twin}
+        if status is Status.OPTIMAL and search.trajectory:
+            facts["proved_s"] = search.trajectory[-1][0]  # the objective fell for the last time; the rest is for ties
         return answer(
             status,
             reason,
@@ -329,11 +332,14 @@ class LocalSearch:
             build_s=build_s,
             solve_s=time.perf_counter() - zero - build_s,
             trajectory=tuple(search.trajectory),
-            facts={"moves": search.moves, "on_twin": search.on_twin},
+            facts=facts,
         )
 
 
-def champion_plan(search: Search) -> WindowPlan:
-    """Return the champion as placements."""
+def champion_plan(search: Search, window: Window) -> WindowPlan:
+    """Return the champion as placements; without a decode instance where a call of one token has none."""
     p, d, rank = (x.tolist() for x in search.champion)
-    return tuple(Placement(i, e, float(r)) for i, e, r in zip(p, d, rank, strict=True))
+    return tuple(
+        Placement(i, None if call.one_token and not call.decodes() else e, float(r))
+        for call, i, e, r in zip(window.calls, p, d, rank, strict=True)
+    )

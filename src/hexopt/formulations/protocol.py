@@ -122,6 +122,17 @@ class SolveResult:
         return (self.value.objective - self.bound) / top if top > 0 else 0.0
 
     @property
+    def proved_s(self) -> float | None:
+        """Return when the plan was proved optimal, seconds after ``solve`` was called; ``None`` if it is not.
+
+        What follows (lowering the sum of ratios among the best plans) takes what is left of the budget, and does not
+        count. It is the formulation's ``facts["proved_s"]``, and the whole time where it says nothing.
+        """
+        if self.status is not Status.OPTIMAL:
+            return None
+        return float(self.facts.get("proved_s", self.build_s + self.solve_s))
+
+    @property
     def first_incumbent_s(self) -> float | None:
         """Return when the first incumbent was there, seconds after ``solve`` was called."""
         return self.trajectory[0][0] if self.trajectory else None
@@ -203,8 +214,8 @@ def claim(value: Value | None, bound: float | None, window: Window, objective: O
         return Claim(Status.OPTIMAL, min(bound, value.objective), "")
     if bound < value.objective:
         return Claim(Status.FEASIBLE, bound, "")
-    told = f"the bound {bound!r} is above {value.objective!r}, which the checker says of a plan: the solver or the model"
-    return Claim(Status.FEASIBLE, bound, f"{told} is wrong, and nothing is proved")
+    told = f"the bound {bound!r} is above {value.objective!r}, which the checker says of a plan: "
+    return Claim(Status.FEASIBLE, bound, told + "the solver or the model is wrong, nothing is proved")
 
 
 BuildFormulation = Callable[..., Formulation]

@@ -69,7 +69,9 @@ class Rolling(HexAGenT):
         Whether the previous solution is offered as a start too, where its calls still wait.
     patience_ms
         A formulation that has not answered by then (wall-clock) is given up on. That is a remedy for defects, no
-        budget: it is to be far above it.
+        budget: it is to be far above it, so that on no machine a solve that ends takes as long. Each such answer is
+        counted (``hang``, in the summary ``solver_hang``): a run without one did not depend on the clock, if its budget
+        does not.
     plan_latency_us
         Planning time charged to each plan, µs, or ``"measured"``.
     """
@@ -92,7 +94,7 @@ class Rolling(HexAGenT):
         time_limit_ms: float = 0.0,
         most: int = 32,
         reuse: bool = True,
-        patience_ms: float = 10_000.0,
+        patience_ms: float = 60_000.0,
         decide_ahead: int = 4,
         forecaster: str = "none",
         shrinkage: float = 1.0,
@@ -148,14 +150,18 @@ class Rolling(HexAGenT):
         return make_formulation(self.formulation, **({"solver": self.solver} if self.solver else {}))
 
     def plan(self, view: View) -> Plan:
-        """Plan as HexAGenT does, then let the formulation improve on it."""
+        """Plan as HexAGenT does, then let the formulation improve on it.
+
+        A single open call is worth a window too: HexAGenT's projection knows neither what is booked on the network nor
+        room for prompts. Without one, all that is left is the order of started calls, which is HexAGenT's.
+        """
         waiting, arrived = self._undecided(view)
         if not waiting and not arrived:
             return NO_PLAN
         ranked = self._rank(view, waiting, arrived)
         ranked.sort(key=lambda r: r.risk)
         placed = [r for r in ranked if r.call.state <= CallState.QUEUED]
-        if len(placed) < 2:  # the only one already goes to its best pair
+        if not placed:
             return _to_plan(ranked, self.decide_ahead)
         urgent = placed[: self.most] if self.most else placed
         cut = self._cut(view, urgent, {r.call.key for r in ranked})

@@ -293,7 +293,7 @@ class _Kit:
             self._fail("F7", "status is model-invalid and note is empty")
         if value is not None:
             proved = is_proved(value, bound, window, objective)
-            if status is Status.OPTIMAL and not proved or status is Status.FEASIBLE and proved:
+            if (status is Status.OPTIMAL and not proved) or (status is Status.FEASIBLE and proved):
                 self._fail("F7", f"status is {status}, value {value.objective!r}, bound {bound!r}")
         self._checks["F7"] += 1
 

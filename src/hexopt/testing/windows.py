@@ -23,7 +23,7 @@ from hexopt.formulations.objective import Objective, Value
 
 def all_plans(window: Window) -> Iterator[WindowPlan]:
     """Return every choice of pairs with every order of all calls: (P·D)^N · N! plans."""
-    pairs = [list(product(call.prefills(), call.decodes())) for call in window.calls]
+    pairs = [list(product(call.prefills(), call.decodes() or [None])) for call in window.calls]
     for order in permutations(range(len(window.calls))):
         for chosen in product(*pairs):
             yield tuple(Placement(p, d, float(order[c])) for c, (p, d) in enumerate(chosen))
@@ -35,7 +35,7 @@ def random_plans(window: Window, count: int, seed: int) -> Iterator[WindowPlan]:
     for _ in range(count):
         order = rng.sample(range(len(window.calls)), len(window.calls))
         yield tuple(
-            Placement(rng.choice(call.prefills()), rng.choice(call.decodes()), float(order[c]))
+            Placement(rng.choice(call.prefills()), rng.choice(call.decodes() or [None]), float(order[c]))
             for c, call in enumerate(window.calls)
         )
 
@@ -68,7 +68,9 @@ def tiny_windows() -> list[Window]:
         make_window("one workflow", 3, workflows=1),
         make_window("uneven instances", 3, spread=8.0),
         replace(roomy, name="one-token calls", calls=(*one_token[:2], calls[2])),
-        replace(roomy, name="one-token calls only", calls=tuple(one_token)),
+        replace(
+            roomy, name="one-token calls only", calls=(*one_token[:2], replace(one_token[2], decode_us=(None, None)))
+        ),
         replace(roomy, name="bound calls only", calls=tuple(bound)),
         replace(roomy, name="bound calls may choose", calls=(*free[:2], calls[2])),
         replace(roomy, name="tight KV", decode=tight),
