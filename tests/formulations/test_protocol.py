@@ -85,6 +85,16 @@ def test_a_gap_is_negative_only_where_a_plan_contradicts_the_bound() -> None:
     assert gap(0.0, 2.0) == -1.0
 
 
+@pytest.mark.parametrize("name", ["cpsat", "portfolio", "milp-disjunctive", "local-search"])
+def test_time_to_proof_does_not_count_what_ties_take(name: str) -> None:
+    found = make_formulation(name).solve(of_horizons(100, 50), BOTTLENECK, Budget(iterations=50))
+    assert found.status is Status.OPTIMAL
+    assert found.proved_s == found.facts["proved_s"]
+    assert 0 < found.proved_s < found.build_s + found.solve_s
+    assert replace(found, status=Status.FEASIBLE).proved_s is None
+    assert replace(found, facts={}).proved_s == found.build_s + found.solve_s
+
+
 # -- a bound above what a plan is worth --------------------------------------------------------------------------------
 
 
