@@ -90,7 +90,9 @@ def test_a_single_call_is_placed_by_what_hexagent_does_not_see() -> None:
 
     assert placed(HexAGenT(), 5_000_000) == [(0, 0, 0)]  # its KV would wait there for five seconds
     assert placed(rolling(), 5_000_000) == [(0, 1, 0)]
-    assert placed(rolling(), 0) == [(0, 0, 0)]
+    free = rolling("Raises")
+    assert placed(free, 0) == [(0, 0, 0)]  # it cannot be better than alone, so nobody is asked
+    assert sum(free.counts.values()) == 0
 
 
 def test_without_an_open_call_nobody_is_asked() -> None:

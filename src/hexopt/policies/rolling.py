@@ -27,6 +27,7 @@ from hexopt.formulations.checker import Verdict, as_plan, check
 from hexopt.formulations.objective import Objective, Value, parse_objective
 from hexopt.formulations.protocol import Budget, Status
 from hexopt.formulations.registry import make_formulation
+from hexopt.formulations.single_call import single_call_ends
 from hexopt.policies.cutting import Cut, Cutter, in_order
 from hexopt.policies.forecast.tails import TailOf
 from hexopt.policies.guard import Failure, Guard
@@ -166,6 +167,8 @@ class Rolling(HexAGenT):
         urgent = placed[: self.most] if self.most else placed
         cut = self._cut(view, urgent, {r.call.key for r in ranked})
         start = _as_plan(cut, ranked)
+        if len(placed) == 1 and self._cannot_be_beaten(cut.window, start):
+            return _to_plan(ranked, self.decide_ahead)
         found = self._solve(cut, start)
         if found is not None:
             ranked = self._merge(view, cut, found, ranked)
@@ -191,6 +194,11 @@ class Rolling(HexAGenT):
             for c, w in zip(cut.calls, cut.window.calls, strict=True)
         )
         return cut._replace(window=replace(cut.window, calls=window_calls))
+
+    def _cannot_be_beaten(self, window: Window, plan: WindowPlan) -> bool:
+        """Say whether every workflow ends as if its calls were alone, as is the rule where a single call is open."""
+        value = check(window, plan, self._objective).value
+        return value is not None and value <= self._objective.value(window, single_call_ends(window))
 
     def _solve(self, cut: Cut, start: WindowPlan) -> tuple[WindowPlan, Verdict] | None:
         """Return a plan better than HexAGenT's and what the checker says of it; ``None`` if there is none."""
