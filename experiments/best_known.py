@@ -59,7 +59,7 @@ def solve(library: Library, names: list[str], objectives: list[Objective], solve
         window, began = library.load(name), time.monotonic()
         for objective in objectives:
             known = library.best_known().get((name, objective_text(objective)))
-            if known is not None and known.proved:
+            if known is not None and library.proved(known):
                 continue
             start = greedy_plan(window)
             entries: list[Entry] = [(name, objective, start, "greedy", 0.0, None)] if start is not None else []
@@ -83,7 +83,7 @@ def solve(library: Library, names: list[str], objectives: list[Objective], solve
 
 
 def take_over(library: Library, folder: Path) -> int:
-    """Enter the plans and bounds that a solver comparison has found."""
+    """Enter the plans and bounds that a solver comparison has found; rows that misreport their plan are passed over."""
     entries: list[Entry] = []
     for line in (folder / "ledger.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line).get("summary")

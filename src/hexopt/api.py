@@ -151,17 +151,27 @@ def simulate(
     if isinstance(counts, dict):
         about["solver_windows"] = sum(counts.values())
         about |= {f"solver_{outcome}": count for outcome, count in counts.items()}
-    alone = _Standalone(trace, cluster, latency)
+    alone = Standalone(trace, cluster, latency)
     return RunResult(simulation, about, alone.of)
 
 
 def standalone_us(workflow: Workflow, cluster: Cluster) -> int:
     """Return the latency (µs) of a workflow alone on the idle cluster (docs/semantics.md, section 7)."""
-    return _Standalone(Trace((workflow,)), cluster, ClusterLatency(cluster)).of(0)
+    return Standalone(Trace((workflow,)), cluster, ClusterLatency(cluster)).of(0)
 
 
-class _Standalone:
-    """Standalone latencies of a trace's workflows, one simulation per distinct shape."""
+class Standalone:
+    """Standalone latencies of a trace's workflows, one simulation per distinct shape (docs/semantics.md, section 7).
+
+    Within the package, for what needs those of a whole trace; :func:`standalone_us` is for one workflow.
+
+    Parameters
+    ----------
+    trace
+        With all tool delays known.
+    latency
+        The cluster's own times, not misjudged ones.
+    """
 
     def __init__(self, trace: Trace, cluster: Cluster, latency: ClusterLatency) -> None:
         self._trace = trace

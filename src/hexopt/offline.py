@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hexopt.api import _Standalone, make_policy, simulate
+from hexopt.api import Standalone, make_policy, simulate
 from hexopt.capacity import apply_arrivals_on
 from hexopt.core.cluster import Cluster
 from hexopt.core.plan import NO_PLAN, Decision, Plan
@@ -69,7 +69,7 @@ def problem_of(
     require_known(trace)
     cluster.check()
     check_calibrated(trace, cluster)
-    alone = _Standalone(trace, cluster, ClusterLatency(cluster))
+    alone = Standalone(trace, cluster, ClusterLatency(cluster))
     return Problem(trace, cluster, [alone.of(i) for i in range(len(trace))])
 
 
@@ -122,7 +122,7 @@ class Foresight(BasePolicy):
         kernels = load_kernels()
         self._compiled = None
         if kernels is not None and CompiledPlacement.suits(kernels, self._estimator):
-            self._compiled = _Compiled(kernels, self._estimator, self.origin_us)
+            self._compiled = CompiledPlacement(kernels, self._estimator, self.origin_us)
 
     def origin_us(self, call: CallView) -> int:
         """Return the instant from which the time to the call's completion counts, so that what follows is included."""
@@ -181,21 +181,6 @@ class Foresight(BasePolicy):
                 if (call.prefill, call.decode, call.priority) != (p, d, label)
             ]
         )
-
-
-class _Compiled(CompiledPlacement):
-    """HexAGenT's compiled loop with each call's own origin in place of its workflow's arrival."""
-
-    def __init__(self, kernels: Any, estimator: Estimator, origin_us: Callable[[CallView], int]) -> None:
-        super().__init__(kernels, estimator)
-        self._origin_us = origin_us
-        self._column = kernels.ARRIVAL
-
-    def _fact(self, call: CallView) -> list[int] | None:
-        fact = super()._fact(call)
-        if fact is not None:
-            fact[self._column] = self._origin_us(call)
-        return fact
 
 
 @dataclass(frozen=True)

@@ -142,3 +142,12 @@ def test_solve_refuses_a_picture_before_it_does_anything(files: Path, hexopt_com
     solve = ("solve", "n005-roomy-a", "--formulation", "local-search", "--iterations", "10", "--submit", "me", *there)
     assert hexopt_command(*solve, "--out", "y.gif").status == 2
     assert not (files / "lib" / "best_known.csv").exists()
+
+
+def test_solve_tells_the_machine(files: Path, hexopt_command: Command) -> None:
+    done = hexopt_command("solve", "w.json", "--formulation", "exhaustive", "--deterministic", "0.001", "--json")
+    told = json.loads(done.out)
+    assert told["stop_reason"] == "work-limit"
+    assert told["machine"]["processor"]
+    assert {"python", "cores", "ortools", "numpy"} <= set(told["machine"])
+    assert "machine" not in hexopt_command("solve", "w.json", "--formulation", "exhaustive", "--deterministic", "1").out

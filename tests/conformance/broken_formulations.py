@@ -28,13 +28,14 @@ class DecentFormulation:
         if best.value is None:
             status = Status.NO_INCUMBENT
         else:
-            status = Status.OPTIMAL if is_proved(best.value, bound) else Status.FEASIBLE
+            status = Status.OPTIMAL if is_proved(best.value, bound, window, objective) else Status.FEASIBLE
         return SolveResult(self.name, objective, status, StopReason.COMPLETE, best.plan, best.value, bound=bound)
 
     def plan(self, window: Window, budget: Budget) -> WindowPlan:
         return tuple(
-            Placement(call.prefills()[c % len(call.prefills())], call.decodes()[c % len(call.decodes())], float(c))
+            Placement(call.prefills()[c % len(call.prefills())], decodes[c % len(decodes)], float(c))
             for c, call in enumerate(window.calls)
+            for decodes in [call.decodes() or [None]]
         )
 
 

@@ -129,6 +129,12 @@ def test_a_broken_rule_is_told_with_place_value_and_remedy(path: str, value: Any
     assert "\n" not in str(error.value)
 
 
+def test_a_call_of_one_token_may_have_no_decode_instance() -> None:
+    found = changed("calls.0.decode_us", [None])
+    found["calls"][0]["one_token"] = True
+    assert Window.from_json(found).calls[0].decodes() == []
+
+
 def test_a_workflow_twice() -> None:
     found = plain()
     found["workflows"] *= 2

@@ -155,6 +155,7 @@ def test_a_study_goes_on_whatever_its_solvers_do(library: Library, tmp_path: Pat
     record = json.loads((tmp_path / "out/study.json").read_text())
     assert record["errors"] == 2
     assert record["machine"]["cores"]
+    assert set(table["processor"]) == {record["machine"]["processor"]}  # of each solve: a study may go on elsewhere
 
 
 def test_finished_rows_are_kept_and_a_changed_study_is_refused(library: Library, tmp_path: Path) -> None:

@@ -356,3 +356,13 @@ def test_blocks_that_no_solver_can_add_up_are_not_stated() -> None:
     result = make_formulation("cpsat").solve(window, BOTTLENECK, Budget(deterministic=1.0))
     assert result.status is Status.MODEL_INVALID
     assert "blocks would overflow" in result.note
+
+
+def test_a_window_that_is_not_stated_keeps_its_hint_and_says_so() -> None:
+    huge = two_calls(workflows=[{"id": n, "elapsed_us": 2**52, "horizon_us": 100} for n in "vw"])
+    hint = (Placement(0, 0, 0.0), Placement(0, 0, 1.0))
+    result = CpSat().solve(huge, BOTTLENECK, AMPLE, hint)
+    assert (result.status, result.stop_reason) == (Status.MODEL_INVALID, StopReason.NOT_STARTED)
+    assert (result.plan, result.value) == (hint, check(huge, hint).value)
+    assert "sums of times would overflow" in result.note
+    assert result.bound is None

@@ -75,3 +75,26 @@ def test_it_keeps_its_time_limit() -> None:
     assert result.stop_reason is StopReason.TIME_LIMIT
     assert result.status is Status.NO_INCUMBENT
     assert result.bound is None
+
+
+def test_it_keeps_a_deterministic_budget_and_says_so() -> None:
+    window, objective = random_window(1, 4, "tight-kv", 2, 2), parse_objective("sum")
+    whole = make_formulation("exhaustive").solve(window, objective, Budget())
+    some = [make_formulation("exhaustive").solve(window, objective, Budget(deterministic=0.005)) for _ in range(2)]
+    assert whole.status is Status.OPTIMAL
+    for result in some:
+        assert (result.status, result.stop_reason) == (Status.FEASIBLE, StopReason.WORK_LIMIT)
+        assert result.bound is None
+        assert 0 < result.facts["judged"] < whole.facts["judged"]
+    assert some[0].plan == some[1].plan
+    ample = make_formulation("exhaustive").solve(window, objective, Budget(deterministic=10.0, iterations=1))
+    assert (ample.value, ample.status) == (whole.value, Status.OPTIMAL)
+    assert "iterations are no measure of an enumeration" in ample.note
+
+
+def test_listing_placements_takes_time_too() -> None:
+    window = random_window(1, 5, "roomy", 3, 3)  # 59,049 placements
+    formulation = make_formulation("exhaustive", max_combinations=10**8)
+    result = formulation.solve(window, Objective(), Budget(deterministic=0.001))
+    assert (result.status, result.stop_reason) == (Status.NO_INCUMBENT, StopReason.WORK_LIMIT)
+    assert result.facts["judged"] == 0

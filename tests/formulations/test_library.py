@@ -88,12 +88,23 @@ def test_a_bound_enters_unless_a_plan_refutes_it(library: Library, window: Windo
     assert value is not None
     library.submit("n005-roomy-a", BOTTLENECK, best, "search", 1.0)
     assert library.submit("n005-roomy-a", BOTTLENECK, None, "prover", 3.0, bound=0.5 * value.objective)
-    assert not library.best_known()["n005-roomy-a", "bottleneck"].proved
+    assert not library.proved(library.best_known()["n005-roomy-a", "bottleneck"])
     with pytest.raises(WindowError, match="a bound is below all plans"):
         library.submit("n005-roomy-a", BOTTLENECK, None, "liar", 3.0, bound=1.01 * value.objective)
     assert library.submit("n005-roomy-a", BOTTLENECK, None, "prover", 3.0, bound=value.objective)
-    assert library.best_known()["n005-roomy-a", "bottleneck"].proved
+    assert library.proved(library.best_known()["n005-roomy-a", "bottleneck"])
     assert library.verify() == []
+
+
+def test_a_bound_half_a_us_below_proves_a_value(library: Library, window: Window) -> None:
+    best = plans(window)[0]
+    value = check(window, best).value
+    assert value is not None
+    us = 1 / max(w.horizon_us for w in window.workflows)
+    for below, proved in ((1.0, False), (0.4, True)):
+        library.submit("n005-roomy-a", BOTTLENECK, best, "search", 1.0, bound=value.objective - below * us)
+        row = library.best_known()["n005-roomy-a", "bottleneck"]
+        assert (row.bound == value.objective - below * us, library.proved(row)) == (True, proved)
 
 
 def test_a_plan_that_breaks_a_rule_is_refused(library: Library, window: Window) -> None:

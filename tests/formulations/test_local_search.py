@@ -192,7 +192,7 @@ def test_no_search_compiles() -> None:
         search.start()
         search.start(search.champion)
         search.run(400)
-        assert len(champion_plan(search)) == 6
+        assert len(champion_plan(search, window)) == 6
     names = (
         "walk",
         "walk_on_twin",

@@ -380,6 +380,7 @@ def test_limit_of_nodes_of_highs(hinted: bool) -> None:
     formulation = make_formulation("milp-disjunctive", solver="highs")
     result = formulation.solve(window, BOTTLENECK, Budget(deterministic=0.01), hint if hinted else None)
     assert result.stop_reason is not StopReason.ERROR
+    assert "deterministic units bound nodes, not the work at the root" in result.note
     if hinted:
         value = check(window, hint, BOTTLENECK).value
         assert value is not None

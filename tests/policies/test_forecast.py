@@ -16,7 +16,7 @@ from hexopt.core.view import CallState, CallView
 from hexopt.core.workflow import Call, Trace, Workflow
 from hexopt.errors import ConfigError, TraceError
 from hexopt.latency.alone import Alone
-from hexopt.policies.forecast import check_training, make_forecaster, make_learner
+from hexopt.policies.forecast import check_training, make_forecaster, make_learner, residual
 from hexopt.policies.forecast.lessons import Facts, Lessons, as_log, tail_of_examples, tails_us
 from hexopt.policies.forecast.tails import Tails
 from hexopt.policies.hexagent import HexAGenT
@@ -146,6 +146,30 @@ def test_app_residual_is_blind_for_age() -> None:
     }
     learner.learn(learner.lessons.lesson(as_log(chain(1), 0, alone())))  # the same workflow, corrected
     assert learner.tail(log.calls[0]) == Tail(0, (0,) * 9, 1)
+
+
+def test_app_residual_remembers_the_latest_calls_of_an_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residual, "MOST_CALLS", 10)
+    learner = make_learner("app-residual")
+    books = Books(cluster(2, 2))
+    learner.reset(books.cluster, books.latency)
+    lessons = [learner.lessons.lesson(as_log(chain(1 + k % 4, tool_us=1_000 * k), k, alone())) for k in range(40)]
+    lessons.append(lessons[38])  # corrected: the same workflow again, now the newest
+    kept: dict[int, list[int]] = {}
+    for lesson in lessons:
+        learner.learn(lesson)
+        kept.pop(lesson.workflow, None)
+        kept[lesson.workflow] = [us for _, us in lesson.rows]
+        while sum(map(len, kept.values())) > 10:
+            del kept[next(iter(kept))]
+        call = as_log(chain(1), 99, alone()).calls[0]
+        assert learner.tail(call) == tail_of_examples(sorted(us for own in kept.values() for us in own))
+    assert max(kept) == 39
+    assert min(kept) > 30
+    # Another application's calls push none of these out, and one workflow is kept however long it is.
+    learner.learn(learner.lessons.lesson(as_log(replace(chain(12), app="other"), 50, alone())))
+    assert learner.tail(call).examples == sum(map(len, kept.values()))
+    assert sum(len(rows) for rows in learner._of["other"].values()) == len(learner._seen["other"]) == 12
 
 
 def test_learned_sees_age() -> None:

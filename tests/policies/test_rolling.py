@@ -80,10 +80,25 @@ def test_the_objective_decides() -> None:
     assert order(rolling("Echo", objective="sum")) == [0, 1]
 
 
-def test_one_call_needs_no_formulation() -> None:
+def test_a_single_call_is_placed_by_what_hexagent_does_not_see() -> None:
+    def placed(policy: Any, booked_us: int) -> list[tuple[int, int, int]]:
+        books = Books(cluster(2, 2), now_us=1_000_000)
+        books.call()
+        view = books.view()
+        view.prefill[0].nic_free_us = books.now_us + booked_us
+        return pairs(ready(policy, books.cluster).plan(view))
+
+    assert placed(HexAGenT(), 5_000_000) == [(0, 0, 0)]  # its KV would wait there for five seconds
+    assert placed(rolling(), 5_000_000) == [(0, 1, 0)]
+    free = rolling("Raises")
+    assert placed(free, 0) == [(0, 0, 0)]  # it cannot be better than alone, so nobody is asked
+    assert sum(free.counts.values()) == 0
+
+
+def test_without_an_open_call_nobody_is_asked() -> None:
     policy, books = one_pair("Raises")
-    books.call()
-    assert pairs(policy.plan(books.view())) == [(0, 0, 0)]
+    books.place(books.call(), CallState.RUNNING)
+    assert pairs(policy.plan(books.view())) == []
     assert sum(policy.counts.values()) == 0
 
 
@@ -184,12 +199,14 @@ def test_a_plan_that_breaks_the_windows_rules() -> None:
 
 
 def test_a_formulation_that_hangs_is_given_up_on() -> None:
-    policy = rolling("Hangs", patience_ms=20.0)
+    policy = rolling("Hangs", patience_ms=20.0, deterministic=1.0)
     begin = time.monotonic()
     mine = run(policy)
     assert time.monotonic() - begin < 30
     assert mine.calls.equals(run(HexAGenT()).calls)
-    assert policy.counts["hang"] == MOST_HANGS
+    # The clock has decided, whatever the budget: the summary says so.
+    assert mine.summary["solver_hang"] == policy.counts["hang"] == MOST_HANGS
+    assert mine.summary["solver_off"] == policy.counts["off"]
     assert policy.counts["off"] > 0
 
 
@@ -219,6 +236,11 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
         rolling(shrinkage=2.0)
     with pytest.raises(hexopt.HexoptError, match="objective 'least'"):
         rolling(objective="least")
+
+
+def test_a_slow_machine_is_no_hang() -> None:
+    for name in ("rolling-search", "rolling-cpsat", "rolling-milp"):
+        assert policy_record(hexopt.make_policy(name))["options"]["patience_ms"] >= 60_000
 
 
 def test_own_budgets() -> None:

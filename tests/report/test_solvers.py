@@ -31,6 +31,7 @@ from hexopt.report.solvers.sentences import (
     interval,
     variant_rows,
 )
+from hexopt.report.solvers.writer import facts
 from hexopt.report.style import new_axes
 
 STUDY = {
@@ -97,6 +98,31 @@ def test_who_is_best(data: Solves) -> None:
     # Variants are not ranked.
     assert {cell.best for cell in found.values()} == {"quick", "exact"}
     assert all(cell.ranked == 2 for cell in found.values())
+
+
+def test_the_time_to_a_proof_ends_with_the_proof(tmp_path: Path) -> None:
+    found = made(tmp_path, lambda row: row.update(proved_s=0.5 * row["wall_s"] if row["calls"] == 4 else None))
+    walls = found.solves[found.solves["proved"]]
+    assert len(walls)
+    for _, row in walls.iterrows():
+        assert row["proved_s"] == row["wall_s"] * (0.5 if row["calls"] == 4 else 1.0)
+    assert found.solves.loc[~found.solves["proved"], "proved_s"].isna().all()
+    for solver, times in times_s(found, "proof").items():
+        for (instance, objective), s in times.items():
+            own = walls[
+                (walls["solver"] == solver) & (walls["instance"] == instance) & (walls["objective"] == objective)
+            ]
+            assert s == own["proved_s"].min() or (own.empty and s == math.inf)
+
+
+def test_processors_are_told_where_they_are_not_that_of_the_tables(data: Solves, tmp_path: Path) -> None:
+    assert "processors of the solves" not in dict(facts(data))
+    here = data.record["machine"]["processor"]
+    assert here
+    same = made(tmp_path / "same", lambda row: row.update(processor=here))
+    assert "processors of the solves" not in dict(facts(same))
+    other = made(tmp_path / "other", lambda row: row.update(processor="Z80" if row["calls"] == 4 else here))
+    assert dict(facts(other))["processors of the solves"] == "; ".join(sorted(["Z80", here]))
 
 
 def test_a_difference_within_chance_is_called_level(tmp_path: Path) -> None:

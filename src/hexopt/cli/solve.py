@@ -16,6 +16,7 @@ from hexopt.formulations.library import Library
 from hexopt.formulations.objective import objective_text, parse_objective
 from hexopt.formulations.protocol import Budget, SolveResult, StopReason
 from hexopt.formulations.registry import formulation_class, make_formulation
+from hexopt.machine import machine
 
 
 def solve_and_show(
@@ -85,12 +86,14 @@ def as_record(window: Window, result: SolveResult) -> dict[str, Any]:
         "gap": result.gap,
         "build_s": result.build_s,
         "solve_s": result.solve_s,
+        "proved_s": result.proved_s,
         "first_incumbent_s": result.first_incumbent_s,
         "trajectory": [list(point) for point in result.trajectory],
         "variables": result.variables,
         "constraints": result.constraints,
         "calls": len(window.calls),
         "note": result.note,
+        "machine": machine(),
         "plan": plan,
     }
 
@@ -101,7 +104,7 @@ def _print(window: Window, result: SolveResult, out: Path | None) -> None:
 
     table = Table(box=None, pad_edge=False, show_header=False)
     record = as_record(window, result)
-    for key in ("plan", "trajectory", "instance", "formulation"):
+    for key in ("plan", "trajectory", "instance", "formulation", "machine"):
         del record[key]
     line(f"{window.name}: {result.formulation}")
     for key, value in record.items():

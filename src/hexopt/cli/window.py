@@ -166,7 +166,10 @@ def list_instances(library: str) -> None:
         for objective in objectives:
             row = rows.get((name, objective))
             cells.append("" if row is None else f"{row.value:.6g}")
-            cells.append("" if row is None or row.bound is None else "proved" if row.proved else f"{row.bound:.6g}")
+            if row is None or row.bound is None:
+                cells.append("")
+            else:
+                cells.append("proved" if known.proved(row) else f"{row.bound:.6g}")
         table.add_row(name, *cells)
     stdout().print(table)
     line(f"{len(known.names())} instances in {known.folder}")

@@ -106,7 +106,8 @@ class WindowCall:
     chosen, and its decode instance where ``decode`` is ``None``.
 
     ``prefill_us`` has shape (P,), ``wire_us`` (P, D) and ``decode_us`` (D,); an entry of ``prefill_us`` or
-    ``decode_us`` is ``None`` where the call may not go. ``tail_us`` is what is expected to follow in its workflow after
+    ``decode_us`` is ``None`` where the call may not go; a call of one token needs no decode instance, so all of its
+    ``decode_us`` may be. ``tail_us`` is what is expected to follow in its workflow after
     it. ``prefill_blocks`` and ``kv_blocks`` are its room on either side.
     """
 
@@ -333,5 +334,5 @@ def _check_call(call: WindowCall, shape: tuple[int, int], workflows: int, where:
     if not call.is_open and not call.one_token and call.decode is not None and call.decode_us[call.decode] is None:
         raise WindowError(f"{where}: decode_us[{call.decode}] is null, the call is bound to it, give its time")
     for role, choices in (("prefill", call.prefills()), ("decode", call.decodes())):
-        if not choices:
+        if not choices and not (role == "decode" and call.one_token):
             raise WindowError(f"{where}: no {role} instance is left to it, it needs one, correct {role}_us")

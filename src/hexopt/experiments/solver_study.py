@@ -27,6 +27,7 @@ from hexopt.experiments.solver_work import Solver, SolveTask
 from hexopt.formulations.library import NAME, Library
 from hexopt.formulations.objective import objective_text, parse_objective
 from hexopt.formulations.registry import make_formulation
+from hexopt.machine import processor
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def _carry_out(
     report(SolverProgress(done, len(tasks), reused, errors, "", left.seconds()))
     try:
         for task, row in solve_all(pending, str(library.folder), jobs):
-            ledger.append(task.key, Entry(row | {"jobs": jobs}, {}, {}))
+            ledger.append(task.key, Entry(row | {"jobs": jobs, "processor": processor()}, {}, {}))
             done += 1
             errors += bool(row["error"])
             left.ended(task)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from hexopt.experiments.solver_config import SolverStudy
 from hexopt.formulations.library import BestKnown, Library
 from hexopt.formulations.objective import parse_objective
 from hexopt.formulations.protocol import TOLERANCE
+from hexopt.machine import machine
 
 CLOSE = 0.01
 """A plan is close to the best known one within this gap."""
@@ -30,11 +28,10 @@ CLOSE = 0.01
 COLUMNS = (
     "instance", "regime", "calls", "objective", "solver", "limit_ms", "status", "stop_reason", "value", "total",
     "bound", "proved", "gap", "gap_served", "bound_gap", "total_gap", "best_known", "best_known_from", "best_bound",
-    "greedy_value", "greedy_gap", "single_call_bound", "model_objective", "first_incumbent_s", "build_s", "solve_s",
-    "wall_s", "cpu_s", "overrun_s", "variables", "constraints", "misreported", "worse_than_hint", "bound_wrong",
-    "backend", "jobs", "load_1min", "note", "error",
+    "greedy_value", "greedy_gap", "single_call_bound", "model_objective", "first_incumbent_s", "proved_s", "build_s",
+    "solve_s", "wall_s", "cpu_s", "overrun_s", "variables", "constraints", "misreported", "worse_than_hint",
+    "bound_wrong", "backend", "jobs", "load_1min", "processor", "note", "error",
 )  # fmt: skip
-PACKAGES = ("ortools", "pulp", "highspy", "numba", "numpy")
 
 
 def solves_table(rows: Sequence[Mapping[str, Any]], known: Mapping[tuple[str, str], BestKnown]) -> pd.DataFrame:
@@ -43,6 +40,8 @@ def solves_table(rows: Sequence[Mapping[str, Any]], known: Mapping[tuple[str, st
     numbers = ("value", "total", "bound", "greedy_value", "greedy_total", "single_call_bound", "wall_s", "limit_ms")
     for name in numbers:
         table[name] = pd.to_numeric(table[name])
+    # Of solves whose formulation does not tell when its proof was there, all of the time counts.
+    table["proved_s"] = pd.to_numeric(table["proved_s"]).fillna(table["wall_s"])
     for name in ("proved", "misreported", "worse_than_hint"):
         table[name] = table[name].eq(True)
     table["bound_wrong"] = False
@@ -50,6 +49,7 @@ def solves_table(rows: Sequence[Mapping[str, Any]], known: Mapping[tuple[str, st
     for (instance, objective), part in table.groupby(["instance", "objective"], sort=False):
         parts.append(_compared(part.copy(), known.get((str(instance), str(objective))), str(objective)))
     table = pd.concat(parts).sort_index()
+    table["proved_s"] = table["proved_s"].where(table["proved"])
     table["overrun_s"] = (table["wall_s"] - table["limit_ms"] / 1000).clip(lower=0.0)
     return table[list(COLUMNS)]
 
@@ -180,23 +180,3 @@ def write_solver_tables(study: SolverStudy, library: Library, rows: Sequence[Map
             f"{folder}: {error.strerror or error}, the tables cannot be written, the rows are kept, "
             "free the disk or make the folder writable, then the same command goes on"
         ) from None
-
-
-def machine() -> dict[str, str]:
-    """Return what the times depend on: the processor and the versions of solvers."""
-    facts = {"python": platform.python_version(), "system": platform.system(), "cores": str(os.cpu_count())}
-    facts["processor"] = _processor()
-    for name in PACKAGES:
-        try:
-            facts[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return facts
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

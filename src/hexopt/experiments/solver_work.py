@@ -182,10 +182,11 @@ def _judged(window: Window, objective: Objective, result: SolveResult, hint: Val
         "total": None if value is None else value.total,
         "model_objective": result.model_objective,
         "bound": result.bound,
-        "proved": is_proved(value, result.bound),
+        "proved": is_proved(value, result.bound, window, objective),
         # What it said of its plan is not what the checker says.
         "misreported": value is not None and result.value != value,
         "worse_than_hint": hint is not None and (value is None or value > hint),
+        "proved_s": result.proved_s,
         "first_incumbent_s": result.first_incumbent_s,
         "build_s": result.build_s,
         "solve_s": result.solve_s,

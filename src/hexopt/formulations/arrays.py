@@ -53,7 +53,7 @@ class WindowArrays(NamedTuple):
     wire_us: Ints
     """Shape (N, P, D)."""
     decode_us: Ints
-    """Shape (N, D), −1 where the call may not go."""
+    """Shape (N, D), −1 where the call may not go; 0 for a call of one token that may go nowhere: it matters nowhere."""
 
 
 class Goal(NamedTuple):
@@ -118,6 +118,8 @@ def arrays_of(window: Window) -> WindowArrays | None:
                 mine = max(0.0, decode_us[k, call.decode])
                 decode_us[k] = -1
                 decode_us[k, call.decode] = mine
+        if call.one_token and (decode_us[k] < 0).all():
+            decode_us[k] = 0
     most = options.latency_us + float(prefill[:, :2].max()) + float(decode[:, 0].max())
     if n:
         a_call = prefill_us.max(axis=1) + decode_us.max(axis=1) + options.latency_us

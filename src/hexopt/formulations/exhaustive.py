@@ -21,8 +21,33 @@ _Pairs = tuple[tuple[int, int | None], ...]
 """The instances of each call."""
 
 
-class _OutOfTimeError(Exception):
-    pass
+STEPS_PER_UNIT = 100_000
+"""A deterministic unit of a budget is so many steps: placements listed, and beginnings of orders looked at."""
+
+
+class _SpentError(Exception):
+    """The budget is used up."""
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _Meter:
+    """Counts steps against a budget."""
+
+    def __init__(self, budget: Budget, zero: float) -> None:
+        self._until = None if budget.time_limit_s is None else zero + budget.time_limit_s
+        self._most = None if budget.deterministic is None else max(1, round(budget.deterministic * STEPS_PER_UNIT))
+        self._steps = 0
+
+    def step(self) -> None:
+        """Take a step, or raise :class:`_SpentError`."""
+        if self._until is not None and time.perf_counter() > self._until:
+            raise _SpentError(StopReason.TIME_LIMIT)
+        if self._most is not None and self._steps >= self._most:
+            raise _SpentError(StopReason.WORK_LIMIT)
+        self._steps += 1
 
 
 class Exhaustive:
@@ -46,38 +71,39 @@ class Exhaustive:
     def solve(
         self, window: Window, objective: Objective, budget: Budget, hint: WindowPlan | None = None
     ) -> SolveResult:
-        """Enumerate. A hint only helps to leave out sooner what cannot be better."""
+        """Enumerate, until the budget is spent. A hint only helps to leave out sooner what cannot be better."""
         zero = time.perf_counter()
         kept = Incumbents(window, objective)
         kept.offer(hint)
+        ignored = "" if budget.iterations is None else "iterations are no measure of an enumeration and were ignored"
         combinations = math.factorial(len(window.calls)) * math.prod(len(_pairs(c)) for c in window.calls)
 
         def answer(status: Status, reason: StopReason, **more: Any) -> SolveResult:
             spent = time.perf_counter() - zero
-            return SolveResult(self.name, objective, status, reason, kept.plan, kept.value, solve_s=spent, **more)
+            return SolveResult(
+                self.name, objective, status, reason, kept.plan, kept.value, solve_s=spent, **{"note": ignored} | more
+            )
 
         if combinations > self.max_combinations:
             note = f"{combinations} placements and orders, at most {self.max_combinations} are enumerated"
             return answer(Status.MODEL_INVALID, StopReason.NOT_STARTED, note=note)
-        until = None if budget.time_limit_s is None else zero + budget.time_limit_s
+        meter = _Meter(budget, zero)
         trajectory = [] if kept.value is None else [(time.perf_counter() - zero, kept.value.objective)]
         judged = 0
         try:
-            for pairs, least in _placements(window, objective):
+            for pairs, least in _placements(window, objective, meter):
                 if not _can_beat(least, kept.value):
                     break  # those that follow promise no more
-                for order in _orders(window, objective, pairs, kept):
-                    if until is not None and time.perf_counter() > until:
-                        raise _OutOfTimeError
+                for order in _orders(window, objective, pairs, kept, meter):
                     judged += 1
                     rank = {c: float(k) for k, c in enumerate(order)}
                     before = kept.value
                     kept.offer(tuple(Placement(p, d, rank[c]) for c, (p, d) in enumerate(pairs)))
                     if kept.value is not None and kept.value != before:
                         trajectory.append((time.perf_counter() - zero, kept.value.objective))
-        except _OutOfTimeError:
+        except _SpentError as spent:
             status = Status.NO_INCUMBENT if kept.value is None else Status.FEASIBLE
-            return answer(status, StopReason.TIME_LIMIT, trajectory=tuple(trajectory), facts={"judged": judged})
+            return answer(status, spent.reason, trajectory=tuple(trajectory), facts={"judged": judged})
         proved: dict[str, Any] = {"trajectory": tuple(trajectory), "facts": {"judged": judged}}
         if kept.value is None:
             return answer(Status.INFEASIBLE, StopReason.PROVED, **proved)
@@ -87,7 +113,9 @@ class Exhaustive:
 
 def _pairs(call: Any) -> list[tuple[int, int | None]]:
     """Return the pairs that can make a difference for a call; its decode instance makes none to one of one token."""
-    decodes = call.decodes()[:1] if call.one_token else call.decodes()
+    decodes: list[int | None] = call.decodes()
+    if call.one_token:
+        decodes = decodes[:1] or [None]
     return [(p, d) for p in call.prefills() for d in decodes]
 
 
@@ -117,10 +145,11 @@ def _finish_us(window: Window, c: int, pair: tuple[int, int | None], end: int) -
     return end + call.wire_us[p][d] + window.options.latency_us + (call.decode_us[d] or 0)
 
 
-def _placements(window: Window, objective: Objective) -> list[tuple[_Pairs, Value]]:
+def _placements(window: Window, objective: Objective, meter: _Meter) -> list[tuple[_Pairs, Value]]:
     """Return all placements within the caps, with what each call alone would make of them; the most promising first."""
     found = []
     for pairs in itertools.product(*(_pairs(c) for c in window.calls)):
+        meter.step()
         new = [0] * len(window.decode)
         for call, (_, d) in zip(window.calls, pairs, strict=True):
             if call.is_open and not call.one_token and d is not None:
@@ -142,7 +171,9 @@ def _end_us(window: Window, c: int, p: int, free: int) -> int:
     return free + (call.prefill_us[p] or 0) if call.is_open else call.available_us or 0
 
 
-def _orders(window: Window, objective: Objective, pairs: _Pairs, kept: Incumbents) -> Iterator[tuple[int, ...]]:
+def _orders(
+    window: Window, objective: Objective, pairs: _Pairs, kept: Incumbents, meter: _Meter
+) -> Iterator[tuple[int, ...]]:
     """Yield one order of priorities of each kind that the queues can tell apart, less what cannot be better.
 
     Two calls that share no queue may change places; of orders that differ by such changes only the smallest is yielded,
@@ -164,6 +195,7 @@ def _orders(window: Window, objective: Objective, pairs: _Pairs, kept: Incumbent
     left = set(range(n))
 
     def extend() -> Iterator[tuple[int, ...]]:
+        meter.step()
         finish = [
             _finish_us(
                 window, c, pairs[c], _end_us(window, c, pairs[c][0], free[pairs[c][0]]) if c in left else ends[c]

@@ -20,8 +20,8 @@ from pathlib import Path
 from hexopt.core.window import Placement, Window, WindowPlan, load_window
 from hexopt.errors import WindowError, suggest
 from hexopt.formulations.checker import check
-from hexopt.formulations.objective import Objective, objective_text, parse_objective
-from hexopt.formulations.protocol import TOLERANCE
+from hexopt.formulations.objective import Objective, Value, objective_text, parse_objective
+from hexopt.formulations.protocol import TOLERANCE, claim, is_proved
 
 NAME = re.compile(r"n(?P<calls>\d{3,})-(?P<regime>[a-z0-9]+(?:-[a-z0-9]+)*)-(?P<id>[a-z0-9]+)")
 """Names of instances: the number of calls, a regime, and what tells it from others."""
@@ -46,11 +46,6 @@ class BestKnown:
     bound_by: str
     bound_s: float | None
     plan: str
-
-    @property
-    def proved(self) -> bool:
-        """Whether the value equals the bound."""
-        return self.bound is not None and self.value <= self.bound + TOLERANCE * max(1.0, abs(self.bound))
 
 
 COLUMNS = [field.name for field in fields(BestKnown)]
@@ -183,6 +178,13 @@ class Library:
             self._write(rows)
         return changed
 
+    def proved(self, row: BestKnown) -> bool:
+        """Say whether the bound of a row proves its value; the window is read if that is not plain."""
+        if row.bound is None or row.bound >= row.value:
+            return row.bound is not None
+        value = Value(row.value, row.total)
+        return is_proved(value, row.bound, self.load(row.instance), parse_objective(row.objective))
+
     def verify(self) -> list[str]:
         """Let the checker judge every plan again; return what is wrong, an instance a line."""
         wrong = []
@@ -229,12 +231,12 @@ class Library:
             elif (value, total) < (row.value, row.total):
                 row = replace(row, value=value, total=total, found_by=by, found_s=seconds, plan=write_plan(plan))
         if row is not None and bound is not None and (row.bound is None or bound > row.bound):
-            if bound > row.value + TOLERANCE * max(1.0, abs(row.value)):
+            if claim(Value(row.value, row.total), bound, self.load(name), objective).note:
                 raise WindowError(
                     f"instance '{name}': bound {bound!r} by {by} is above {row.value!r}, the value of a plan found by "
                     f"{row.found_by}, a bound is below all plans, look for the mistake"
                 )
-            # Within the tolerance of a plan's value a bound is that value.
+            # What is above the value by rounding alone is that value.
             row = replace(row, bound=min(bound, row.value), bound_by=by, bound_s=seconds)
         return row
 

@@ -36,7 +36,7 @@ from hexopt.formulations.arrays import (
 from hexopt.formulations.checker import as_plan, keeps_placement_rules
 from hexopt.formulations.jit import Compiler
 from hexopt.formulations.objective import Objective, Value
-from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason, is_proved
+from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason, claim
 from hexopt.formulations.twin import load_kernels, plan_arrays
 
 _MOVES_A_CALL = 2_000
@@ -370,24 +370,28 @@ class LocalSearch:
         reason = search.run(moves, until, zero)
         if unlimited and reason is StopReason.WORK_LIMIT:
             reason = StopReason.COMPLETE
-        kept.offer(champion_plan(search))
-        if kept.plan is None:
-            status = Status.NO_INCUMBENT
-        else:
-            status = Status.OPTIMAL if is_proved(kept.value, bound) else Status.FEASIBLE
+        kept.offer(champion_plan(search, window))
+        status, reported, contradiction = claim(kept.value, bound, window, objective)
+        facts: dict[str, Any] = {"moves": search.moves, "on_twin": search.on_twin}
+        if status is Status.OPTIMAL and search.trajectory:
+            facts["proved_s"] = search.trajectory[-1][0]  # the objective fell for the last time; the rest is for ties
         return answer(
             status,
             reason,
-            bound=bound,
+            contradiction,
+            bound=reported,
             model_objective=search.value.objective if kept.plan is not None else None,
             build_s=build_s,
             solve_s=time.perf_counter() - zero - build_s,
             trajectory=tuple(search.trajectory),
-            facts={"moves": search.moves, "on_twin": search.on_twin},
+            facts=facts,
         )
 
 
-def champion_plan(search: Search) -> WindowPlan:
-    """Return the champion as placements."""
+def champion_plan(search: Search, window: Window) -> WindowPlan:
+    """Return the champion as placements; without a decode instance where a call of one token has none."""
     p, d, rank = (x.tolist() for x in search.champion)
-    return tuple(Placement(i, e, float(r)) for i, e, r in zip(p, d, rank, strict=True))
+    return tuple(
+        Placement(i, None if call.one_token and not call.decodes() else e, float(r))
+        for call, i, e, r in zip(window.calls, p, d, rank, strict=True)
+    )

@@ -19,6 +19,7 @@ from hexopt.formulations.protocol import (
     SolveResult,
     Status,
     StopReason,
+    claim,
     is_proved,
 )
 from hexopt.formulations.registry import make_formulation
@@ -98,14 +99,17 @@ class Portfolio:
             trajectory.extend((at + t, v) for t, v in found.trajectory)
             stages.append({"stage": found.formulation, "seconds": time.perf_counter() - began - at})
 
-        if solvable and not is_proved(best.value, bound):
+        def done() -> bool:
+            return is_proved(best.value, bound, window, objective)
+
+        if solvable and not done():
             search(self.search_share)
-        if best.value is not None and objective.kind == "bottleneck" and not is_proved(best.value, bound):
+        if best.value is not None and objective.kind == "bottleneck" and not done():
             assert best.verdict is not None
             horizons = [w.horizon_us for w in window.workflows]
             if refuted(window, earliest, strict_limits(best.verdict.ends_us, horizons)):
                 bound = best.value.objective
-        proved = is_proved(best.value, bound)
+        proved = done()
         facts: dict[str, Any] = {"stages": stages, "proved_by": "bound" if proved else None}
         if proved:
             facts["proved_s"] = time.perf_counter() - began
@@ -121,14 +125,14 @@ class Portfolio:
             facts["solver"] = result.facts
             if result.bound is not None:
                 bound = result.bound if bound is None else max(bound, result.bound)
-            if not proved and is_proved(best.value, bound):
+            if not proved and done():
                 proved = True
                 facts["proved_by"] = result.formulation
                 facts["proved_s"] = at + result.facts.get("proved_s", result.build_s + result.solve_s)
             infeasible = result.status is Status.INFEASIBLE
             if self.polish and not proved and not infeasible and not self._spent(budget, began):
                 search(1.0)
-                if is_proved(best.value, bound):
+                if done():
                     facts["proved_by"], facts["proved_s"] = "polish", time.perf_counter() - began
         return self._result(
             window, objective, best, bound, result, began, trajectory, facts, self._spent(budget, began)
@@ -158,18 +162,16 @@ class Portfolio:
         spent: bool,
     ) -> SolveResult:
         took = time.perf_counter() - began
-        if is_proved(best.value, bound):
-            status, stop = Status.OPTIMAL, StopReason.PROVED
+        status, bound, contradiction = claim(best.value, bound, window, objective)
+        if status is Status.OPTIMAL:
+            stop = StopReason.PROVED
         elif best.value is not None:
-            status = Status.FEASIBLE
             stop = result.stop_reason if result is not None else StopReason.COMPLETE
             stop = StopReason.TIME_LIMIT if spent else stop
         elif result is not None:
             status, stop = result.status, result.stop_reason
         else:
-            status, stop = Status.NO_INCUMBENT, StopReason.TIME_LIMIT if spent else StopReason.COMPLETE
-        if bound is not None and best.value is not None:
-            bound = min(bound, best.value.objective)
+            stop = StopReason.TIME_LIMIT if spent else StopReason.COMPLETE
         falling: list[tuple[float, float]] = []
         for at, value in trajectory:
             if not falling or value < falling[-1][1]:
@@ -189,7 +191,7 @@ class Portfolio:
             trajectory=tuple(falling),
             variables=result.variables if result is not None else 0,
             constraints=result.constraints if result is not None else 0,
-            note=result.note if result is not None else "",
+            note="; ".join(filter(None, [result.note if result is not None else "", contradiction])),
             solver=result.solver if result is not None else "",
             facts=facts,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from hexopt.core.window import Window, WindowPlan
 from hexopt.errors import WindowError
@@ -13,14 +13,15 @@ from hexopt.formulations.checker import Verdict, check
 from hexopt.formulations.objective import Objective, Value
 
 TOLERANCE = 1e-9
-"""Two values of an objective count as equal within this share of the larger (they are computed in doubles)."""
+"""Two values of an objective, both of plans, count as equal within this share of the larger (they are computed in
+doubles). Whether a bound proves a value is another question: :func:`is_proved`."""
 
 
 class Status(StrEnum):
     """What is known about the window when a formulation returns; it concerns the objective proper, not ties."""
 
     OPTIMAL = "optimal"
-    """The plan's checked value equals a proved bound."""
+    """The plan's checked value is proved to be the least, as :func:`is_proved` says."""
     FEASIBLE = "feasible"
     """There is a plan; nothing says that it is the best."""
     INFEASIBLE = "infeasible"
@@ -87,6 +88,7 @@ class SolveResult:
     model itself said of its best solution, in the units of the objective. ``bound`` is a proved lower bound on the
     objective over **all** plans of the window under the checker's rules, ``None`` if nothing is proved: a formulation
     that relaxes rules has a bound all the same, one that restricts plans or rounds times up has none.
+    A bound above the value of the plan is a defect of a solver or a model; it is reported as it is, with a note.
     ``trajectory`` lists (seconds since ``solve`` was called, model objective) of each incumbent.
     """
 
@@ -110,11 +112,25 @@ class SolveResult:
 
     @property
     def gap(self) -> float | None:
-        """Return (value − bound) / value, ``None`` if one of them is unknown; 0 where both are 0."""
+        """Return (value − bound) / the larger of the two, ``None`` if one of them is unknown; 0 where both are 0.
+
+        It is negative where the plan contradicts the bound, and ``note`` says so.
+        """
         if self.value is None or self.bound is None:
             return None
-        top = self.value.objective
-        return max(0.0, (top - self.bound) / top) if top > 0 else 0.0
+        top = max(self.value.objective, self.bound)
+        return (self.value.objective - self.bound) / top if top > 0 else 0.0
+
+    @property
+    def proved_s(self) -> float | None:
+        """Return when the plan was proved optimal, seconds after ``solve`` was called; ``None`` if it is not.
+
+        What follows (lowering the sum of ratios among the best plans) takes what is left of the budget, and does not
+        count. It is the formulation's ``facts["proved_s"]``, and the whole time where it says nothing.
+        """
+        if self.status is not Status.OPTIMAL:
+            return None
+        return float(self.facts.get("proved_s", self.build_s + self.solve_s))
 
     @property
     def first_incumbent_s(self) -> float | None:
@@ -154,9 +170,52 @@ class Incumbents:
         return verdict
 
 
-def is_proved(value: Value | None, bound: float | None) -> bool:
-    """Say whether a plan's value equals a proved bound."""
-    return value is not None and bound is not None and value.objective <= bound + TOLERANCE * max(1.0, abs(bound))
+def resolution(window: Window, objective: Objective) -> float:
+    """Return the difference of objectives below which there is nothing to tell apart.
+
+    Ends are whole µs. Let a workflow end one µs sooner, and its ratio falls by 1 / ``horizon_us``, at least 1 / the
+    longest horizon: half of that is below what any end can change. ``late`` is a whole number: half of one.
+    """
+    if objective.kind == "late":
+        return 0.5
+    return 0.5 / max((w.horizon_us for w in window.workflows), default=1)
+
+
+def is_proved(value: Value | None, bound: float | None, window: Window, objective: Objective) -> bool:
+    """Say whether a lower bound proves that a plan's value is the least, within half a µs of the longest horizon.
+
+    A bound that is above the value by more than that proves nothing: one of the two is wrong.
+    """
+    if value is None or bound is None:
+        return False
+    return abs(value.objective - bound) <= resolution(window, objective)
+
+
+class Claim(NamedTuple):
+    """What may be said of a value and a bound."""
+
+    status: Status
+    bound: float | None
+    note: str
+    """Empty, or that the value contradicts the bound."""
+
+
+def claim(value: Value | None, bound: float | None, window: Window, objective: Objective) -> Claim:
+    """Return the status of a plan by its checked value and a bound, and the bound to report.
+
+    A bound above the value by less than :func:`resolution` is reported as the value: sums of doubles are rounded. One
+    above it by more stays as it is, the plan is only ``feasible``, and the note says so.
+    """
+    if value is None:
+        return Claim(Status.NO_INCUMBENT, bound, "")
+    if bound is None:
+        return Claim(Status.FEASIBLE, None, "")
+    if is_proved(value, bound, window, objective):
+        return Claim(Status.OPTIMAL, min(bound, value.objective), "")
+    if bound < value.objective:
+        return Claim(Status.FEASIBLE, bound, "")
+    told = f"the bound {bound!r} is above {value.objective!r}, which the checker says of a plan: "
+    return Claim(Status.FEASIBLE, bound, told + "the solver or the model is wrong, nothing is proved")
 
 
 BuildFormulation = Callable[..., Formulation]

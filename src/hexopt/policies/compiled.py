@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,21 @@ def load_kernels() -> ModuleType | None:
 
 
 class CompiledPlacement:
-    """The cluster as arrays, and one row of facts for every waiting call, made when it is first seen."""
+    """The cluster as arrays, and one row of facts for every waiting call, made when it is first seen.
 
-    def __init__(self, kernels: ModuleType, estimator: Estimator) -> None:
+    Parameters
+    ----------
+    origin_us
+        The instant (µs) from which the time to a call's projected finish counts in its ratio, asked for when the call
+        is first seen; the arrival of its workflow if absent.
+    """
+
+    def __init__(
+        self, kernels: ModuleType, estimator: Estimator, origin_us: Callable[[CallView], int] | None = None
+    ) -> None:
         self._kernels = kernels
         self._estimator = estimator
+        self._origin_us = origin_us or _arrival_us
         e = estimator
         width = max(e.max_batch) + 1
         h_ms = np.zeros((e.decode_classes, width))
@@ -247,7 +258,7 @@ class CompiledPlacement:
             call.prompt_tokens + 1,
             steps,
             call.kv_blocks,
-            call.workflow.arrival_us,
+            self._origin_us(call),
             (call.workflow.index << _TIE_BITS) + call.index,
             min(call.decode_candidates),
         ]
@@ -258,3 +269,7 @@ class CompiledPlacement:
             else:
                 fact.extend([-1] * len(row))
         return fact
+
+
+def _arrival_us(call: CallView) -> int:
+    return call.workflow.arrival_us

@@ -27,6 +27,7 @@ from hexopt.formulations.checker import Verdict, as_plan, check
 from hexopt.formulations.objective import Objective, Value, parse_objective
 from hexopt.formulations.protocol import Budget, Status
 from hexopt.formulations.registry import make_formulation
+from hexopt.formulations.single_call import single_call_ends
 from hexopt.policies.cutting import Cut, Cutter, in_order
 from hexopt.policies.forecast.tails import TailOf
 from hexopt.policies.guard import Failure, Guard
@@ -69,7 +70,9 @@ class Rolling(HexAGenT):
         Whether the previous solution is offered as a start too, where its calls still wait.
     patience_ms
         A formulation that has not answered by then (wall-clock) is given up on. That is a remedy for defects, no
-        budget: it is to be far above it.
+        budget: it is to be far above it, so that on no machine a solve that ends takes as long. Each such answer is
+        counted (``hang``, in the summary ``solver_hang``): a run without one did not depend on the clock, if its budget
+        does not.
     plan_latency_us
         Planning time charged to each plan, µs, or ``"measured"``.
     """
@@ -92,7 +95,7 @@ class Rolling(HexAGenT):
         time_limit_ms: float = 0.0,
         most: int = 32,
         reuse: bool = True,
-        patience_ms: float = 10_000.0,
+        patience_ms: float = 60_000.0,
         decide_ahead: int = 4,
         forecaster: str = "none",
         shrinkage: float = 1.0,
@@ -153,18 +156,24 @@ class Rolling(HexAGenT):
         return make_formulation(self.formulation, **({"solver": self.solver} if self.solver else {}))
 
     def plan(self, view: View) -> Plan:
-        """Plan as HexAGenT does, then let the formulation improve on it."""
+        """Plan as HexAGenT does, then let the formulation improve on it.
+
+        A single open call is worth a window too: HexAGenT's projection knows neither what is booked on the network nor
+        room for prompts. Without one, all that is left is the order of started calls, which is HexAGenT's.
+        """
         waiting, arrived = self._undecided(view)
         if not waiting and not arrived:
             return NO_PLAN
         ranked = self._rank(view, waiting, arrived)
         ranked.sort(key=lambda r: r.risk)
         placed = [r for r in ranked if r.call.state <= CallState.QUEUED]
-        if len(placed) < 2:  # the only one already goes to its best pair
+        if not placed:
             return _to_plan(ranked, self.decide_ahead)
         urgent = placed[: self.most] if self.most else placed
         cut = self._cut(view, urgent, {r.call.key for r in ranked})
         start = _as_plan(cut, ranked)
+        if len(placed) == 1 and self._cannot_be_beaten(cut.window, start):
+            return _to_plan(ranked, self.decide_ahead)
         found = self._solve(cut, start)
         if found is not None:
             ranked = self._merge(view, cut, found, ranked)
@@ -190,6 +199,11 @@ class Rolling(HexAGenT):
             for c, w in zip(cut.calls, cut.window.calls, strict=True)
         )
         return cut._replace(window=replace(cut.window, calls=window_calls))
+
+    def _cannot_be_beaten(self, window: Window, plan: WindowPlan) -> bool:
+        """Say whether every workflow ends as if its calls were alone, as is the rule where a single call is open."""
+        value = check(window, plan, self._objective).value
+        return value is not None and value <= self._objective.value(window, single_call_ends(window))
 
     def _solve(self, cut: Cut, start: WindowPlan) -> tuple[WindowPlan, Verdict] | None:
         """Return a plan better than HexAGenT's and what the checker says of it; ``None`` if there is none."""

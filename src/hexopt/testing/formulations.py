@@ -19,7 +19,7 @@ from hexopt.core.window import Window, WindowPlan
 from hexopt.errors import ConfigError, ConformanceError
 from hexopt.formulations.checker import check
 from hexopt.formulations.objective import Objective, Value, objective_text, parse_objective
-from hexopt.formulations.protocol import TOLERANCE, Budget, Formulation, SolveResult, Status, StopReason
+from hexopt.formulations.protocol import TOLERANCE, Budget, Formulation, SolveResult, Status, StopReason, is_proved
 from hexopt.formulations.registry import make_formulation
 from hexopt.testing.rules import Rule
 from hexopt.testing.windows import all_plans, best_values, make_window, random_plans, tiny_windows
@@ -81,8 +81,6 @@ FORMULATION_RULES = {
 }
 """Every rule that :func:`check_formulation` holds a formulation to, by number."""
 
-PROOF = 1e-6
-"""A value within this share of itself (or of 0.1) above its bound may be called optimal: doubles prove no more."""
 LATE_S = 5.0
 """So late is too late, whatever the machine (F10)."""
 
@@ -245,7 +243,7 @@ class _Kit:
         self._protocol(result, objective)
         self._value(result, window, objective)
         self._bound(result, least, complete)
-        self._status(result)
+        self._status(result, window, objective)
         self._hint(result, window, objective, hint)
         self._answers += 1
         self._optimal += result.status is Status.OPTIMAL
@@ -276,7 +274,7 @@ class _Kit:
 
     def _bound(self, result: SolveResult, least: Value | None, complete: bool) -> None:
         if least is not None:
-            top = least.objective
+            top = min(v.objective for v in (least, result.value) if v is not None)
             if result.bound is not None and not result.bound <= top + TOLERANCE * max(1.0, abs(top)):
                 self._fail("F6", f"bound is {result.bound!r}, a plan has {top!r}")
             if result.status is Status.INFEASIBLE:
@@ -285,7 +283,7 @@ class _Kit:
             self._fail("F6", f"status is {result.status}, no plan keeps the rules")
         self._checks["F6"] += 1
 
-    def _status(self, result: SolveResult) -> None:
+    def _status(self, result: SolveResult, window: Window, objective: Objective) -> None:
         value, bound, status = result.value, result.bound, result.status
         if value is None and status in (Status.OPTIMAL, Status.FEASIBLE):
             self._fail("F7", f"status is {status} without a plan")
@@ -294,11 +292,9 @@ class _Kit:
         if status is Status.MODEL_INVALID and not result.note:
             self._fail("F7", "status is model-invalid and note is empty")
         if value is not None:
-            gap = None if bound is None else value.objective - bound
-            if status is Status.OPTIMAL and (gap is None or gap > PROOF * max(abs(value.objective), 0.1)):
-                self._fail("F7", f"status is optimal, value {value.objective!r}, bound {bound!r}")
-            if status is Status.FEASIBLE and gap is not None and gap <= 0.0:
-                self._fail("F7", f"status is feasible, value {value.objective!r}, bound {bound!r}")
+            proved = is_proved(value, bound, window, objective)
+            if (status is Status.OPTIMAL and not proved) or (status is Status.FEASIBLE and proved):
+                self._fail("F7", f"status is {status}, value {value.objective!r}, bound {bound!r}")
         self._checks["F7"] += 1
 
     def _hint(self, result: SolveResult, window: Window, objective: Objective, hint: WindowPlan | None) -> None:

@@ -23,7 +23,7 @@ from hexopt.formulations.objective import Objective, Value
 
 def all_plans(window: Window) -> Iterator[WindowPlan]:
     """Return every choice of pairs with every order of all calls: (P·D)^N · N! plans."""
-    pairs = [list(product(call.prefills(), call.decodes())) for call in window.calls]
+    pairs = [list(product(call.prefills(), _decodes(call))) for call in window.calls]
     for order in permutations(range(len(window.calls))):
         for chosen in product(*pairs):
             yield tuple(Placement(p, d, float(order[c])) for c, (p, d) in enumerate(chosen))
@@ -35,9 +35,14 @@ def random_plans(window: Window, count: int, seed: int) -> Iterator[WindowPlan]:
     for _ in range(count):
         order = rng.sample(range(len(window.calls)), len(window.calls))
         yield tuple(
-            Placement(rng.choice(call.prefills()), rng.choice(call.decodes()), float(order[c]))
+            Placement(rng.choice(call.prefills()), rng.choice(_decodes(call)), float(order[c]))
             for c, call in enumerate(window.calls)
         )
+
+
+def _decodes(call: WindowCall) -> list[int | None]:
+    """Return the decode instances that may be named for a call, ``None`` where it needs none and has none."""
+    return [*call.decodes()] or [None]
 
 
 def best_values(window: Window, plans: Iterable[WindowPlan], objectives: Sequence[Objective]) -> list[Value] | None:
@@ -68,7 +73,9 @@ def tiny_windows() -> list[Window]:
         make_window("one workflow", 3, workflows=1),
         make_window("uneven instances", 3, spread=8.0),
         replace(roomy, name="one-token calls", calls=(*one_token[:2], calls[2])),
-        replace(roomy, name="one-token calls only", calls=tuple(one_token)),
+        replace(
+            roomy, name="one-token calls only", calls=(*one_token[:2], replace(one_token[2], decode_us=(None, None)))
+        ),
         replace(roomy, name="bound calls only", calls=tuple(bound)),
         replace(roomy, name="bound calls may choose", calls=(*free[:2], calls[2])),
         replace(roomy, name="tight KV", decode=tight),

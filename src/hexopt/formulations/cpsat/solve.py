@@ -18,7 +18,7 @@ from hexopt.formulations.cpsat.objectives import Scaled, state
 from hexopt.formulations.earliest import EarliestTimes, earliest_times
 from hexopt.formulations.greedy import greedy_plan
 from hexopt.formulations.objective import Objective
-from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason, is_proved
+from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason, claim, is_proved
 from hexopt.formulations.window_bound import (
     hopeless,
     largest_ratio,
@@ -188,7 +188,7 @@ class _Search:
             self.bound = value
 
     def _proved(self) -> bool:
-        return is_proved(self.best.value, self.bound)
+        return is_proved(self.best.value, self.bound, self.window, self.objective)
 
     def _done(self) -> bool:
         if self._proved():
@@ -452,24 +452,16 @@ class _Search:
     # -- the answer ----------------------------------------------------------------------------------------------------
 
     def _result(self) -> SolveResult:
-        value, bound = self.best.value, self.bound
-        proved = self._proved()
-        if self.invalid and value is None:
+        value = self.best.value
+        status, bound, contradiction = claim(value, self.bound, self.window, self.objective)
+        if self.invalid and status is not Status.OPTIMAL:
             status = Status.MODEL_INVALID
         elif self.proved_infeasible and value is None:
             status = Status.INFEASIBLE
-        elif proved:
-            status = Status.OPTIMAL
-        else:
-            status = Status.NO_INCUMBENT if value is None else Status.FEASIBLE
-        if self.invalid:
-            stop = self.stop or StopReason.NOT_STARTED
-        elif proved or status is Status.INFEASIBLE:
+        if status in (Status.OPTIMAL, Status.INFEASIBLE):
             stop = StopReason.PROVED
         else:
-            stop = self.stop or StopReason.COMPLETE
-        if bound is not None and value is not None:
-            bound = min(bound, value.objective)
+            stop = self.stop or (StopReason.NOT_STARTED if self.invalid else StopReason.COMPLETE)
         took = time.perf_counter() - self.began
         return SolveResult(
             formulation=CpSat.name,
@@ -485,7 +477,7 @@ class _Search:
             trajectory=tuple(self.trajectory),
             variables=self.size[0],
             constraints=self.size[1],
-            note=self.invalid or self._note(),
+            note="; ".join(filter(None, [self.invalid or self._note(), contradiction])),
             solver=f"CP-SAT {version('ortools')}",
             facts=self.facts,
         )

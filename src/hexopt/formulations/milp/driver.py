@@ -16,12 +16,9 @@ from hexopt.formulations.milp.linear import LinearModel, OutOfTime
 from hexopt.formulations.milp.relaxation import Relaxation, Schedule
 from hexopt.formulations.objective import Objective
 from hexopt.formulations.pressure import pressure
-from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason
+from hexopt.formulations.protocol import Budget, Incumbents, SolveResult, Status, StopReason, claim, is_proved
 from hexopt.formulations.single_call import single_call_bound
 from hexopt.formulations.window_bound import hopeless
-
-PROOF = 1e-6
-"""A plan counts as optimal if its value is within this share of the bound (or of 0.1): doubles prove no more."""
 
 
 class Order(Protocol):
@@ -52,6 +49,8 @@ class Attempt:
         self.reached = math.inf
         self.notes: list[str] = []
         self.runs = 0
+        self.proved_s: float | None = None
+        """When the objective proper was proved, before ties."""
 
     @property
     def left_s(self) -> float | None:
@@ -90,15 +89,12 @@ class Attempt:
             # Only the caps can leave a model without a solution, and whether they do is told without doubles.
             self.infeasible, self.stop = False, StopReason.ERROR
             self.notes.append(f"{self.formulation.solver} says that there is no plan, which is not so")
-        best, bound = self.best, None if self.infeasible else self.bound
+        best = self.best
+        status, bound, contradiction = claim(best.value, self.bound, self.window, self.objective)
         if self.infeasible:
-            status = Status.INFEASIBLE
-        elif best.value is None:
-            status = Status.NO_INCUMBENT
-        elif bound is not None and best.value.objective <= bound + PROOF * max(bound, 0.1):
-            status = Status.OPTIMAL
-        else:
-            status = Status.FEASIBLE
+            status, bound = Status.INFEASIBLE, None
+        elif contradiction:
+            self.notes.append(contradiction)
         limit, took = self.budget.time_limit_s, time.perf_counter() - self.begin
         if limit is not None and took > limit * 1.02 + 0.002:
             self.notes.append(f"the time limit was overrun by {took - limit:.3f} s")
@@ -118,7 +114,8 @@ class Attempt:
             constraints=self.constraints,
             note="; ".join(self.notes),
             solver=self.formulation.solver,
-            facts={"solver_runs": self.runs, "pressure": pressure(self.window)._asdict()},
+            facts={"solver_runs": self.runs, "pressure": pressure(self.window)._asdict()}
+            | ({} if self.proved_s is None else {"proved_s": self.proved_s}),
         )
 
 
@@ -147,6 +144,8 @@ class Milp:
         attempt = Attempt(self, window, objective, budget)
         if budget.iterations is not None:
             attempt.notes.append("iterations are no measure of a solver and were ignored")
+        if budget.deterministic is not None:
+            attempt.notes.append("deterministic units bound nodes, not the work at the root")
         if hint is not None and not self.backend.takes_start:
             attempt.notes.append(f"{self.solver} was not started from the hint")
         attempt.best.offer(hint)
@@ -188,6 +187,8 @@ class Milp:
                 attempt.notes.append("the solver was started from a list schedule, which is better than the hint")
         attempt.build_s = time.perf_counter() - attempt.begin
         self._first_stage(attempt, frame, order)
+        if is_proved(attempt.best.value, attempt.bound, attempt.window, attempt.objective):
+            attempt.proved_s = time.perf_counter() - attempt.begin
         if self.ties and attempt.objective.kind != "sum" and attempt.model_objective is not None:
             self._second_stage(attempt, frame, order)
 

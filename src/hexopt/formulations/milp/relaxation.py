@@ -129,11 +129,11 @@ class Relaxation:
         order = sorted(range(len(plan)), key=lambda c: (plan[c].priority, c))
         return self.play([row.prefill for row in plan], [row.decode for row in plan], order)
 
-    def idle_decode(self, c: int) -> int:
+    def idle_decode(self, c: int) -> int | None:
         """Return the decode instance that is named for a call of one token: where it is queued, or the first."""
         call = self.window.calls[c]
         choices = call.decodes()
-        return call.decode if call.decode in choices and call.decode is not None else choices[0]
+        return call.decode if call.decode in choices else next(iter(choices), None)
 
     def list_schedule(self) -> Schedule | None:
         """Return a quick schedule: the most urgent call first, each where it completes soonest.
@@ -150,21 +150,26 @@ class Relaxation:
         order = sorted(range(len(calls)), key=urgency)
         free = [instance.free_us for instance in window.prefill]
         left = [instance.max_new for instance in window.decode]
-        prefill, decode = [0] * len(calls), [0] * len(calls)
+        prefill = [0] * len(calls)
+        decode: list[int | None] = [None] * len(calls)
         for c in order:
             call = calls[c]
-            best: tuple[int, int, int] | None = None
+            best: tuple[int, int, int, int | None] | None = None
             for p in call.prefills():
                 end = free[p] + self.prefill_us(c, p) if call.is_open else call.available_us or 0
-                for d in [self.idle_decode(c)] if call.one_token else call.decodes():
-                    if not call.is_open or call.one_token or left[d]:
-                        finish = self.finish(c, p, None if call.one_token else d, end)
-                        best = min(best or (finish, p, d), (finish, p, d))
+                if call.one_token:
+                    idle = (end, p, 0, self.idle_decode(c))  # p tells any two of them apart
+                    best = idle if best is None else min(best, idle)
+                    continue
+                for d in call.decodes():
+                    if not call.is_open or left[d]:
+                        finish = self.finish(c, p, d, end)
+                        best = min(best or (finish, p, d, d), (finish, p, d, d))
             if best is None:
                 return None
-            _, prefill[c], decode[c] = best
+            _, prefill[c], place, decode[c] = best
             if call.is_open:
                 free[best[1]] += self.prefill_us(c, best[1])
                 if not call.one_token:
-                    left[best[2]] -= 1
-        return self.play(prefill, list(decode), order)
+                    left[place] -= 1
+        return self.play(prefill, decode, order)

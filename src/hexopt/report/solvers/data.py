@@ -96,6 +96,8 @@ def load_solves(folder: str | Path) -> Solves:
         study = record["study"]
         entries = {entry["label"] or entry["formulation"]: entry for entry in study["solvers"]}
         solves = tables[0]
+        if "proved_s" not in solves:  # of an earlier version
+            solves["proved_s"] = solves["wall_s"].where(solves["proved"].astype(bool))
         for column in ("note", "error"):
             solves[column] = solves[column].fillna("")
         variants = {label: entry["variant_of"] for label, entry in entries.items() if entry.get("variant_of")}

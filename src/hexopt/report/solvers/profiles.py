@@ -18,16 +18,18 @@ CLOSE = 0.01
 def times_s(data: Solves, goal: Goal) -> dict[str, dict[tuple[str, str], float]]:
     """Return, for each solver and problem, the time (s) of its quickest solve that reached the goal.
 
+    For ``"proof"`` it is the time until the proof: what a solver does afterwards to break ties does not count.
+
     A problem is an instance with an objective. Every limit is a solve of its own, so the time is the smallest over the
     limits; infinite where none reached it. ``"close"`` is a plan within 1% of the best known one (for ``late`` and
     ``hinge``: as good).
     """
     table = data.solves
     reached = table["proved"] if goal == "proof" else table["gap"] <= CLOSE
-    wall = table["wall_s"].where(reached.astype(bool), math.inf)
+    spent = table["proved_s" if goal == "proof" else "wall_s"].where(reached.astype(bool), math.inf)
     found: dict[str, dict[tuple[str, str], float]] = {}
     for solver, instance, objective, s in zip(
-        table["solver"], table["instance"], table["objective"], wall, strict=True
+        table["solver"], table["instance"], table["objective"], spent, strict=True
     ):
         times = found.setdefault(str(solver), {})
         problem = str(instance), str(objective)

@@ -215,7 +215,7 @@ def variant_rows(data: Solves) -> list[tuple[str, ...]]:
                     continue
                 mean, low, high = interval((pair["gap_served_v"] - pair["gap_served_b"]).dropna().tolist())
                 both = pair[pair["proved_b"].astype(bool) & pair["proved_v"].astype(bool)]
-                ratio = (both["wall_s_v"] / both["wall_s_b"]).median() if len(both) else math.nan
+                ratio = (both["proved_s_v"] / both["proved_s_b"]).median() if len(both) else math.nan
                 shares = [
                     f"{100 * pair[f'{what}_{side}'].mean():.0f}%"
                     for what in ("proved", "lacking")
@@ -242,7 +242,7 @@ VARIANT_HEADINGS = (
 
 def _pair(table: pd.DataFrame, base: str, variant: str, objective: str, limit: float) -> pd.DataFrame:
     at = table[(table["objective"] == objective) & (table["limit_ms"] == limit)]
-    at = at.assign(lacking=at["value"].isna())[["instance", "solver", "gap_served", "proved", "lacking", "wall_s"]]
+    at = at.assign(lacking=at["value"].isna())[["instance", "solver", "gap_served", "proved", "lacking", "proved_s"]]
     left, right = (at[at["solver"] == label].drop(columns="solver") for label in (base, variant))
     return left.merge(right, on="instance", suffixes=("_b", "_v"))
 

@@ -111,6 +111,10 @@ def facts(data: Solves) -> list[tuple[str, str]]:
         ("solves", f"{len(table)}, of which {int((table['error'] != '').sum())} ended with an error"),
         ("worker processes", ", ".join(map(str, jobs)) or "unknown"),
     ]
+    processors = set(table["processor"].dropna()) if "processor" in table else set()
+    if processors - {data.record["machine"].get("processor")}:
+        # The facts above are of the machine that wrote the tables; a study can go on elsewhere.
+        rows.append(("processors of the solves", "; ".join(sorted(map(str, processors)))))
     if len(load):
         rows.append(
             ("load average of the machine (1 min)", f"median {load.median():.1f}, largest {load.max():.1f} at a solve")
