@@ -54,12 +54,14 @@ class Considerate(BasePolicy):
         Shape (W,): the ratio at which each workflow is due.
     care
         What others' delays count against the call's own; 0 is earliest-finish.
+    stretch
+        What follows a call is reckoned to take so many times what it takes alone.
     """
 
     name: ClassVar[str] = "considerate"
     triggers = frozenset((Trigger.CALL_READY,))
 
-    def __init__(self, problem: Problem, due_ratio: Floats, care: float = 1.0) -> None:
+    def __init__(self, problem: Problem, due_ratio: Floats, care: float = 1.0, stretch: float = 1.0) -> None:
         super().__init__(plan_latency_us=0, fallback=None)
         s = problem.service
         self._care = care
@@ -67,7 +69,7 @@ class Considerate(BasePolicy):
         due_us = np.maximum(1.0, due_ratio * problem.standalone_us)[s.workflow]
         # Nothing is for free: even a call that no path needs now delays something.
         self._weight = ((0.02 + 0.98 * problem.flow(4.0).share) / due_us).tolist()
-        after = problem.paths.tail_us + s.best_us
+        after = stretch * problem.paths.tail_us + s.best_us
         self._due = (problem.arrival_us[s.workflow] + due_us - after).tolist()
 
     def reset(self, cluster: Cluster, latency: LatencyModel, rng: np.random.Generator) -> None:

@@ -92,7 +92,7 @@ class Targets:
         """Return the policy; ``ratio`` is about what it may reach."""
         if self.care is None:
             return Foresight(problem, self)
-        return Considerate(problem, self.scale * ratio, self.care)
+        return Considerate(problem, self.scale * ratio, self.care, self.stretch)
 
 
 class Foresight(BasePolicy):
@@ -330,7 +330,7 @@ def at_once(name: str, **options: Any) -> Any:
     return make_policy(name, **options)
 
 
-OPENINGS = ((1.0, None), (1.0, 0.5), (2.0, None), (1.0, 1.0), (1.4, None))
+OPENINGS = ((1.0, None), (1.0, 0.5), (1.4, None), (1.4, 0.5), (2.0, None))
 """What is tried first, everything else equal: (stretch, care)."""
 
 
@@ -353,8 +353,8 @@ class _Search:
         self._tries += 1
         if self._tries <= len(OPENINGS) or self._best is None:
             stretch, care = OPENINGS[(self._tries - 1) % len(OPENINGS)]
-            what = f"foresight, remaining times × {stretch:g}" if care is None else f"considerate, care {care:g}"
-            return Targets(self._flat, stretch, care), what
+            rule = "foresight" if care is None else f"considerate, care {care:g}"
+            return Targets(self._flat, stretch, care), f"{rule}, remaining times × {stretch:g}"
         targets, found = self._best
         rule = "foresight" if targets.care is None else "considerate"
         ratios = np.array(found.ratios)
