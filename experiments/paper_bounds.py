@@ -5,8 +5,8 @@
 
 Each cell of experiments/paper_hetero.toml and paper_homogeneous.toml is one file in the folder; cells that are there
 are not done again. --search, --changes: thousands of calls simulated by policies with full knowledge (4 to 12
-simulations), and for changes of single placements: cells differ in size, so that each has its share. At the end (and with --table alone) it
-prints the table and writes cells.csv.
+simulations), and for changes of single placements: cells differ in size, so that each has its share. At the end (and
+with --table alone) it prints the table and writes cells.csv.
 """
 
 from __future__ import annotations

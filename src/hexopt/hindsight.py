@@ -80,7 +80,7 @@ class Considerate(BasePolicy):
             [0.0, *(1000 * latency.iteration_ms(d, b) for b in range(1, cluster.decode[d].max_batch + 1))]
             for d in decode
         ]
-        self._context_us = [1000 * latency.context_ms(d) for d in decode]
+        self._context_us = [1000 * d.latency.b2_ms for d in cluster.decode]
 
     def plan(self, view: View) -> Plan:
         """Place the calls that became ready, the most urgent first."""
@@ -159,7 +159,8 @@ class Considerate(BasePolicy):
         own += (steps - done) * table[batch]
         b = min(len(beside) + 1, most)
         slower = table[b] - table[b - 1] + self._context_us[d] * (prompt + steps / 2)
-        return weight * own + self._care * slower * sum(w * min(left, steps) for left, w in beside)
+        others: float = sum(w * min(left, steps) for left, w in beside)
+        return weight * own + self._care * slower * others
 
 
 @dataclass(frozen=True)
@@ -207,13 +208,25 @@ class Times:
     def of(cls, problem: Problem, result: RunResult) -> Times:
         """Read a result; the priority of a call is when its prefill began, which repeats every queue's order."""
         calls = result.calls
-        columns = "ready", "prefill_start", "prefill_end", "transfer_start", "transfer_end", "complete"
-        times = [calls[f"{name}_us"].to_numpy(dtype=float, na_value=np.nan) for name in columns]
+
+        def times(name: str) -> Floats:
+            found: Floats = calls[f"{name}_us"].to_numpy(dtype=float, na_value=np.nan)
+            return found
+
         prefill = {x.name: i for i, x in enumerate(problem.cluster.prefill)}
         decode = {x.name: i for i, x in enumerate(problem.cluster.decode)}
         at = np.array([prefill[x] for x in calls["prefill_instance"]], np.int64)
         to = np.array([decode[x] for x in calls["decode_instance"]], np.int64)
-        return cls(*times, Assignment(at, to, times[1]))
+        started = times("prefill_start")
+        return cls(
+            times("ready"),
+            started,
+            times("prefill_end"),
+            times("transfer_start"),
+            times("transfer_end"),
+            times("complete"),
+            Assignment(at, to, started),
+        )
 
 
 class Changes:
@@ -354,4 +367,4 @@ def pressure(ratios: Floats, number: int, power: float = 40.0) -> float:
     """Return a smooth largest of the ratios that count (a p-norm): what a search by single changes makes smaller."""
     counted = np.sort(ratios)[:number]
     top = float(counted[-1])
-    return top * float(np.sum((counted / top) ** power)) ** (1 / power)
+    return float(top * np.sum((counted / top) ** power) ** (1 / power))

@@ -26,8 +26,8 @@ def problem() -> Problem:
 
 
 def test_the_search_repeats_itself_and_its_schedule_is_replayed(problem: Problem) -> None:
-    first = best_known(problem, "0.95", iterations=8, seed=5, starters=("fcfs", "hexagent"))
-    again = best_known(problem, "0.95", iterations=8, seed=5, starters=("fcfs", "hexagent"))
+    first = best_known(problem, "0.95", iterations=8, changes=6, seed=5, starters=("fcfs", "hexagent"))
+    again = best_known(problem, "0.95", iterations=8, changes=6, seed=5, starters=("fcfs", "hexagent"))
     assert first.decisions.to_csv() == again.decisions.to_csv()
     replay = hexopt.make_policy("replay", decisions=first.decisions)
     result = hexopt.simulate(problem.trace, problem.cluster, replay, predictor="oracle")

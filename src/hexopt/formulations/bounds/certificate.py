@@ -238,7 +238,8 @@ class _Choices:
             each = (cost + own[:, None] * delay).min(axis=1)
             more = self._lowest[on, g] + share[self.rows[on]] * lowest[on, g]
             paid[on, g] = np.minimum.reduceat(each, begin) + self._growth[on, g] * more
-        return paid.min(axis=1)
+        least: Floats = paid.min(axis=1)
+        return least
 
 
 class Evaluation:

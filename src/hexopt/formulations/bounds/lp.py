@@ -372,7 +372,7 @@ def _edges(problem: Problem, used: list[Resource], alpha: float, most: int) -> F
     at, mass = at[by], np.cumsum(weight[by] + 1e-12 * weight.sum())
     picks = at[np.minimum(len(at) - 1, np.searchsorted(mass, mass[-1] * np.linspace(0, 1, most + 1)))]
     # Half of the edges stand evenly in time, so that a long quiet stretch is no single interval.
-    even = np.linspace(*ends, most // 2 + 1)
+    even = np.linspace(ends[0], ends[1], most // 2 + 1)
     edges = np.unique(np.concatenate([picks[::2], even]))
     return edges if len(edges) > 1 else np.array([edges[0], edges[0] + 1.0])
 
