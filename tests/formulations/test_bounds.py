@@ -234,7 +234,7 @@ def check_cases(count: int, first: int = 0, policies: int = 3) -> None:
     for number, trace, cluster, rng in cases(count, first):
         problem = problem_of(trace, cluster)
         results = schedules(problem, rng, policies)
-        assert broken(problem, rng, results, lp=number % 3 == 0, prices=4) is None, number
+        assert broken(problem, rng, results, lp=number % 3 == 0, prices=3) is None, number
 
 
 def test_no_policy_gets_below_a_bound() -> None:
