@@ -26,8 +26,8 @@ def problem() -> Problem:
 
 
 def test_the_search_repeats_itself_and_its_schedule_is_replayed(problem: Problem) -> None:
-    first = best_known(problem, "0.95", iterations=8, seed=5, starters=("fcfs", "hexagent"))
-    again = best_known(problem, "0.95", iterations=8, seed=5, starters=("fcfs", "hexagent"))
+    first = best_known(problem, "0.95", iterations=8, changes=6, seed=5, starters=("fcfs", "hexagent"))
+    again = best_known(problem, "0.95", iterations=8, changes=6, seed=5, starters=("fcfs", "hexagent"))
     assert first.decisions.to_csv() == again.decisions.to_csv()
     replay = hexopt.make_policy("replay", decisions=first.decisions)
     result = hexopt.simulate(problem.trace, problem.cluster, replay, predictor="oracle")
@@ -71,13 +71,14 @@ def test_an_enclosure_has_bound_best_known_and_policies(problem: Problem) -> Non
         "0.95",
         policies=("fcfs",),
         iterations=3,
+        changes=4,
         starters=("hexagent",),
         progress=lambda *step: said.append(step),
     )
     assert 0 < found.bounds.path <= found.bounds.value <= found.best.value <= found.policies["fcfs"]["value"]
     assert found.policies["fcfs"]["gap"] == gap(found.policies["fcfs"]["value"], found.bounds.value)
-    assert said[0] == (0, 6, "bound")
-    assert said[-1][0] <= 6
+    assert said[0] == (0, 10, "fcfs")
+    assert said[-1][0] <= 10
 
 
 def test_the_command_prints_json_and_saves_the_schedule(

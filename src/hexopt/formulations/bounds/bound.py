@@ -52,6 +52,7 @@ def trace_bounds(
     settings: Settings | None = None,
     progress: Callable[[float], None] | None = None,
     hint: Prices | None = None,
+    met: float = math.inf,
 ) -> Bounds:
     """Return proved lower bounds on Req_q of a trace, valid for every policy whatever it knows.
 
@@ -67,9 +68,11 @@ def trace_bounds(
         Called with the bound so far after each program.
     hint
         Prices found for another quantile.
+    met
+        Req_q of some schedule: where to look first. A bound does not depend on whether it is true.
     """
     number = rank(quantile, problem.workflows)
     path = float(sorted(problem.path_ratios.tolist())[number - 1])
     late = problem.workflows - number
-    found = lp_bound(problem, late, path, settings, progress, hint) if lp else None
+    found = lp_bound(problem, late, path, settings, progress, hint, met) if lp else None
     return Bounds(str(quantile), late, path, found)

@@ -6,7 +6,6 @@ the calls themselves, so that no solver is trusted.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,12 +71,10 @@ class Problem:
 class Flow:
     """A unit flow along every workflow's paths, from its ends back to its roots; equation (9).
 
-    ``share`` (C,): what passes through each call, never more than a flow of one unit; ``fixed_us`` (W,): the tool
-    delays, transfers and latencies that it meets.
+    ``share`` (C,): what passes through each call, never more than a flow of one unit.
     """
 
     share: Floats
-    fixed_us: Floats
 
     @classmethod
     def of(cls, problem: Problem, power: float) -> Flow:
@@ -101,9 +98,7 @@ class Flow:
             shares.append(share)
             first += n
         flow: Floats = np.concatenate(shares) * (1 - 1e-10)
-        fixed = s.tool_us + s.wire_us.min(axis=(1, 2)) + s.moved_us
-        per_workflow: Floats = np.bincount(s.workflow, flow * fixed, problem.workflows).astype(np.float64)
-        return cls(flow, per_workflow)
+        return cls(flow)
 
 
 def _split(share: Floats, to: list[int], length: Floats, amount: float, power: float) -> None:
@@ -122,7 +117,7 @@ class Prices:
     of
         Prices by resource name, shape (G, K), at least 0, for a unit of capacity and µs; resources not named are free.
     delay
-        Shape (W,): the price of a workflow's µs, at least 0.
+        Shape (W, K): the price of a workflow's µs in each interval, at least 0.
     power
         Which :class:`Flow` carries it.
     """
@@ -139,8 +134,12 @@ def windows(problem: Problem, resource: Resource, edges_us: Floats, alpha: float
     K stands for time outside of all intervals. The first is behind the last where the call cannot meet alpha there.
     """
     s = problem.service
-    start = (problem.arrival_us[s.workflow][:, None]) + resource.lead_us
+    start = problem.arrival_us[s.workflow][:, None] + resource.lead_us
     end = problem.deadlines_us(alpha)[s.workflow][:, None] - resource.after_us
+    return _slots(edges_us, start, end)
+
+
+def _slots(edges_us: Floats, start: Floats, end: Floats) -> tuple[Ints, Ints]:
     k = len(edges_us) - 1
     low = np.searchsorted(edges_us, start, side="right") - 1
     high = np.searchsorted(edges_us, end, side="left") - 1
@@ -152,17 +151,39 @@ def windows(problem: Problem, resource: Resource, edges_us: Floats, alpha: float
     return np.where(impossible, 1, np.minimum(low, high)), np.where(impossible, 0, high)
 
 
-def cheapest(price: Floats, low: Ints, high: Ints) -> Floats:
-    """Return, shape (C, G), the lowest price of each class over intervals low to high; infinite where there is none."""
-    g, k = price.shape
-    levels = [np.concatenate([price, np.zeros((g, 1))], axis=1)]  # outside of all intervals everything is free
+def waits(problem: Problem, edges_us: Floats, alpha: float) -> list[tuple[Floats, Ints, Ints]]:
+    """Return what calls wait for beside prefill and decode: tool delay, and transfer; equation (9).
+
+    Each as (µs, first interval, last interval), shape (C,); intervals as in :func:`windows`.
+    """
+    s, where = problem.service, problem.paths
+    begin = problem.arrival_us[s.workflow] + where.head_us
+    end = problem.deadlines_us(alpha)[s.workflow] - where.tail_us
+    moved = s.wire_us.min(axis=(1, 2)) + s.moved_us
+    return [
+        (s.tool_us, *_slots(edges_us, begin - s.tool_us, end - s.best_us)),
+        (moved, *_slots(edges_us, begin + s.prefill_us.min(axis=1), end - s.decode_us.min(axis=1))),
+    ]
+
+
+def alive_us(problem: Problem, edges_us: Floats, alpha: float) -> Floats:
+    """Return, shape (W, K), how long a workflow that meets alpha can last within each interval, µs."""
+    begin, end = problem.arrival_us[:, None], problem.deadlines_us(alpha)[:, None]
+    lasts: Floats = (np.minimum(end, edges_us[None, 1:]) - np.maximum(begin, edges_us[None, :-1])).clip(min=0.0)
+    return lasts
+
+
+def cheapest(price: Floats, rows: Ints, low: Ints, high: Ints) -> Floats:
+    """Return the lowest price of each of the given rows over intervals low to high; infinite where there is none."""
+    n, k = price.shape
+    levels = [np.concatenate([price, np.zeros((n, 1))], axis=1)]  # outside of all intervals everything is free
     while 2 << (len(levels) - 1) <= k + 1:
         last, step = levels[-1], 1 << (len(levels) - 1)
         levels.append(np.minimum(last[:, :-step], last[:, step:]))
     found = np.full(low.shape, np.inf)
     length = high - low + 1
     level = np.where(length > 0, np.int64(np.log2(np.maximum(1, length))), -1)
-    rows = np.broadcast_to(np.arange(g), low.shape)
+    rows = np.broadcast_to(rows, low.shape)
     for number, table in enumerate(levels):
         at = level == number
         if at.any():
@@ -170,15 +191,67 @@ def cheapest(price: Floats, low: Ints, high: Ints) -> Floats:
     return found
 
 
+class _Choices:
+    """What some calls of a resource choose from, given its prices: class, mode and interval.
+
+    ``rows`` (R,): the calls' numbers; ``low``, ``high`` (R, G): their intervals.
+    """
+
+    def __init__(self, problem: Problem, resource: Resource, rows: Ints, price: Floats, low: Ints, high: Ints) -> None:
+        self.rows, self.low, self.high = rows, low, high
+        self._workflow = problem.service.workflow[rows]
+        self._take, self._delay_us = resource.take[rows], resource.delay_us[rows]
+        self._growth, self._price = resource.growth[rows], price
+        self._fits = np.isfinite(self._take).any(axis=2) & (low <= high)
+        self._lowest = np.where(self._fits, cheapest(price, np.arange(len(price)), low, high), 0.0)
+        take = np.where(self._fits, self._take.min(axis=2) + self._growth, 0.0)
+        self.plain: Floats = np.where(self._fits, take * self._lowest, np.inf).min(axis=1)
+        """Shape (R,): what each call pays at least where delays are free."""
+
+    @cached_property
+    def _pairs(self) -> list[tuple[Ints, Ints, Ints, Floats, Floats]]:
+        """For each class: its calls, where their choices begin, and for each choice of call and interval its price."""
+        found = []
+        free = np.concatenate([self._price, np.zeros((len(self._price), 1))], axis=1)
+        for g in range(len(free)):
+            on = np.flatnonzero(self._fits[:, g])
+            count = self.high[on, g] - self.low[on, g] + 1
+            begin = np.cumsum(count) - count
+            call = np.repeat(on, count)
+            interval = np.arange(len(call)) - np.repeat(begin - self.low[on, g], count)
+            take = self._take[call, g]
+            with np.errstate(invalid="ignore"):
+                cost = np.where(np.isfinite(take), take * free[g, interval][:, None], np.inf)
+            delay = np.where(np.isfinite(take), self._delay_us[call, g], 0.0)
+            found.append((on, begin, self._workflow[call] * free.shape[1] + interval, cost, delay))
+        return found
+
+    def least(self, nu: Floats, share: Floats) -> Floats:
+        """Return, shape (R,), what each call pays at least; equation (10). ``nu``: delay prices (W, K + 1)."""
+        paid = np.full(self.low.shape, np.inf)
+        lowest = cheapest(nu[:, :-1], self._workflow[:, None], self.low, self.high)
+        for g, (on, begin, at, cost, delay) in enumerate(self._pairs):
+            if len(on) == 0:
+                continue
+            count = np.diff(np.append(begin, len(at)))
+            own = nu.ravel()[at] * np.repeat(share[self.rows[on]], count)
+            each = (cost + own[:, None] * delay).min(axis=1)
+            more = self._lowest[on, g] + share[self.rows[on]] * lowest[on, g]
+            paid[on, g] = np.minimum.reduceat(each, begin) + self._growth[on, g] * more
+        least: Floats = paid.min(axis=1)
+        return least
+
+
 class Evaluation:
     """What all workflows would have to pay, at given prices and alpha, for any delay price."""
 
     def __init__(self, problem: Problem, prices: Prices, alpha: float) -> None:
         self._problem = problem
-        self._flow = problem.flow(prices.power)
-        self._costs = []
+        self._share = problem.flow(prices.power).share
+        self._choices = []
         s = problem.service
         self.impossible = np.zeros(problem.workflows, bool)
+        self._plain = np.zeros(problem.workflows)
         for resource in problem.resources:
             price = prices.of.get(resource.name)
             if price is None and resource.name not in ("prefill", "decode"):
@@ -187,43 +260,47 @@ class Evaluation:
                 price = np.zeros((len(resource.capacity), len(prices.edges_us) - 1))
             rows = np.flatnonzero(resource.needed)
             low, high = windows(problem, resource, prices.edges_us, alpha)
-            price_min = cheapest(price, low[rows], high[rows])[:, :, None]
-            take = resource.take[rows]
-            with np.errstate(invalid="ignore"):
-                cost = np.where(np.isfinite(take) & np.isfinite(price_min), take * price_min, np.inf)
-            lost = ~np.isfinite(cost).any(axis=(1, 2))
-            self.impossible[s.workflow[rows[lost]]] = True
-            keep = rows[~lost]
-            cost, delay = cost[~lost], resource.delay_us[keep]
-            modes = math.prod(cost.shape[1:])  # said, as there may be no row to tell it from
-            self._costs.append((keep, cost.reshape(len(keep), modes), delay.reshape(len(keep), modes)))
-        self._budget_us = problem.deadlines_us(alpha) - problem.arrival_us
+            choices = _Choices(problem, resource, rows, price, low[rows], high[rows])
+            lost = ~np.isfinite(choices.plain)
+            if lost.any():
+                self.impossible[s.workflow[rows[lost]]] = True
+                rows = rows[~lost]
+                choices = _Choices(problem, resource, rows, price, low[rows], high[rows])
+            self._plain += np.bincount(s.workflow[rows], choices.plain, problem.workflows)
+            self._choices.append(choices)
+        self._waits = waits(problem, prices.edges_us, alpha)
+        self._alive_us = alive_us(problem, prices.edges_us, alpha)
 
-    def pay(self, delay: Floats) -> tuple[Floats, Floats]:
+    def pay(self, delay: Floats | None) -> tuple[Floats, Floats]:
         """Return, shape (W,) each, a lower bound on what each workflow pays, and the absolute sum of its terms."""
+        if delay is None:
+            return self._plain, self._plain
         s, n = self._problem.service, self._problem.workflows
-        nu = self._flow.share * delay[s.workflow]
-        total = delay * self._flow.fixed_us
-        for rows, cost, delays in self._costs:
-            price = nu[rows][:, None]
-            with np.errstate(invalid="ignore"):
-                paid = np.where(price > 0, cost + price * np.where(np.isfinite(delays), delays, 0.0), cost).min(axis=1)
-            total = total + np.bincount(s.workflow[rows], paid, n)
-        budget = delay * self._budget_us
-        return total - budget, total + budget
+        nu = np.concatenate([delay, np.zeros((n, 1))], axis=1)
+        total = np.zeros(n)
+        for wait_us, low, high in self._waits:
+            lowest = cheapest(delay, s.workflow, low, high)
+            paid = np.where(np.isfinite(lowest), lowest, 0.0) * wait_us * self._share
+            total = total + np.bincount(s.workflow, paid, n)
+        for choices in self._choices:
+            paid = choices.least(nu, self._share)
+            total = total + np.bincount(s.workflow[choices.rows], paid, n)
+        spent = (delay * self._alive_us).sum(axis=1)
+        return total - spent, total + spent
 
     def best(self, delay: Floats, around: Sequence[float]) -> tuple[Floats, Floats, Floats]:
         """Return payments, absolute sums and delay prices, the best of the given multiples of ``delay`` for each."""
-        best, size = self.pay(np.zeros_like(delay))
+        best, size = self.pay(None)
         at = np.zeros_like(delay)
-        for factor in around:
+        for factor in around if delay.any() else ():
             pays, absolute = self.pay(delay * factor)
             better = pays > best
-            best, size, at = (np.where(better, x, y) for x, y in ((pays, best), (absolute, size), (delay * factor, at)))
+            best, size = np.where(better, pays, best), np.where(better, absolute, size)
+            at = np.where(better[:, None], delay * factor, at)
         return best, size, at
 
 
-AROUND = (0.35, 0.5, 0.63, 0.8, 0.9, 1.0, 1.12, 1.25, 1.6, 2.0, 2.8)
+AROUND = (0.5, 0.7, 0.85, 1.0, 1.15, 1.5)
 
 
 def budget(problem: Problem, prices: Prices) -> float:

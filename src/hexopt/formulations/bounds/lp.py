@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from hexopt.formulations.bounds.certificate import Evaluation, Prices, Problem, largest_proved, windows
+from hexopt.formulations.bounds.certificate import (
+    MOST,
+    Evaluation,
+    Prices,
+    Problem,
+    alive_us,
+    largest_proved,
+    waits,
+    windows,
+)
 from hexopt.formulations.bounds.resources import Resource
 from hexopt.formulations.bounds.service import Floats, Ints
 
@@ -29,12 +38,19 @@ class Settings:
         At most so many pieces of workflows; consecutive calls of a workflow share one.
     modes
         At most so many batch sizes of a decode class.
+    joint_pieces, joint_modes, joint_intervals
+        The same where delay prices change over time, which takes a row for each interval of each choice.
+    joint_from
+        Delay prices may change over time once they make up this share of what is paid.
     powers
         The flows to try (:class:`~hexopt.formulations.bounds.certificate.Flow`).
     least_load
         Resources used less than this share of the busiest are left out.
     rounds
         At most so many programs.
+    step, inside, below_met
+        The next alpha: this factor above what is proved while none is known to be met; then this share of the way up
+        to what can be met; the first where a schedule is known, this share of the way down from it.
     solver
         GLOP, PDLP or HIGHS, through OR-Tools.
     """
@@ -42,12 +58,17 @@ class Settings:
     intervals: int = 48
     pieces: int = 2000
     modes: int = 8
+    joint_pieces: int = 300
+    joint_modes: int = 7
+    joint_intervals: int = 20
+    joint_from: float = 0.02
     powers: tuple[float, ...] = (1.0,)
     least_load: float = 0.2
     rounds: int = 12
     tolerance: float = 2e-3
     step: float = 1.5
     inside: float = 0.35
+    below_met: float = 0.25
     solver: str = "GLOP"
 
 
@@ -72,6 +93,7 @@ def lp_bound(
     settings: Settings | None = None,
     progress: Callable[[float], None] | None = None,
     hint: Prices | None = None,
+    met: float = math.inf,
 ) -> LpBound:
     """Return the best proved lower bound found on the ratio that all but ``late`` workflows keep.
 
@@ -84,6 +106,8 @@ def lp_bound(
         A bound known already; at least the path bound.
     hint
         Prices of another quantile, to begin with.
+    met
+        What some schedule reaches: where to look first. It says nothing about the bound.
     """
     settings = settings or Settings()
     used = _used(problem, settings.least_load)
@@ -93,20 +117,28 @@ def lp_bound(
         if better > alpha:
             alpha, best = better, hint
     facts: dict[str, Any] = {"resources": [r.name for r in used]}
+    joint = False
     for power in settings.powers:
         low, high, trial = alpha, math.inf, alpha * settings.step
+        if alpha < met < MOST:
+            high, trial = met, met - (met - alpha) * settings.below_met
         for _ in range(settings.rounds):
             began = time.perf_counter()
-            prices, says = _Program(problem, used, late, trial, power, settings, facts).solve()
+            program = _Program(problem, used, late, trial, power, settings, facts, joint)
+            prices, says = program.solve()
+            wider = not joint and program.delays_pay(prices) > settings.joint_from
             proved = alpha if prices is None else largest_proved(problem, prices, late, alpha)
             programs.append((trial, says, proved, time.perf_counter() - began))
             if proved > alpha:
                 alpha, best = proved, prices
             if progress is not None:
                 progress(alpha)
+            if wider:  # what could be met may not be any more
+                joint, says = True, math.nan
+                high = met if met < MOST else math.inf
             if says <= 1:
                 high = trial
-            else:  # also where it found no prices, or is coarser than the proof
+            elif not wider:  # also where it found no prices, or is coarser than the proof
                 low = trial
             low = max(low, alpha)
             if high < low * (1 + settings.tolerance):
@@ -135,12 +167,13 @@ class _Program:
         power: float,
         settings: Settings,
         facts: dict[str, Any],
+        joint: bool,
     ) -> None:
         from ortools.linear_solver import pywraplp
 
         self._problem, self._used, self._late, self._alpha = problem, used, late, alpha
-        self._power, self._settings = power, settings
-        self._edges = _edges(problem, used, alpha, settings.intervals)
+        self._power, self._settings, self._joint = power, settings, joint
+        self._edges = _edges(problem, used, alpha, settings.joint_intervals if joint else settings.intervals)
         self._solver = pywraplp.Solver.CreateSolver(settings.solver)
         self._build()
         facts.update(
@@ -159,8 +192,14 @@ class _Program:
             name: np.array([[max(0.0, v.solution_value()) for v in row] for row in rows]) / 1e6
             for name, rows in self._price.items()
         }
-        delay = np.array([max(0.0, v.solution_value()) for v in self._delay]) / 1e6
+        delay = np.zeros(self._alive_s.shape)
+        for (w, k), v in self._delay.items():
+            delay[w, k] = max(0.0, v.solution_value()) / 1e6
         return Prices(self._edges, of, delay, self._power), float(solver.Objective().Value())
+
+    def delays_pay(self, prices: Prices | None) -> float:
+        """Return what all time of all workflows costs, as a share of all capacity's cost."""
+        return 0.0 if prices is None else float((prices.delay * self._alive_s).sum()) * 1e6
 
     def _build(self) -> None:
         problem, solver = self._problem, self._solver
@@ -169,22 +208,28 @@ class _Program:
         flow = problem.flow(self._power)
         width = np.diff(self._edges) / 1e6
         k = len(width)
-        budget_s = (problem.deadlines_us(self._alpha) - problem.arrival_us) / 1e6
+        self._alive_s = alive_us(problem, self._edges, self._alpha) / 1e6
         paid = [solver.NumVar(0, 1.0, "") for _ in range(n)]  # of a budget of 1
-        self._delay = [solver.NumVar(0, infinity, "") for _ in range(n)]
+        self._delay: dict[tuple[int, int], Any] = {}
+        for w in range(n):
+            whole_life = None if self._joint else solver.NumVar(0, infinity, "")
+            for j in np.flatnonzero(self._alive_s[w] > 0).tolist():
+                self._delay[w, j] = solver.NumVar(0, infinity, "") if whole_life is None else whole_life
         top = solver.NumVar(0, infinity, "")
         objective = solver.Objective()
         objective.SetMaximization()
         objective.SetCoefficient(top, -self._late)
         rows = []
         impossible = Evaluation(
-            problem, Prices(self._edges, {}, np.zeros(n), self._power), self._alpha
+            problem, Prices(self._edges, {}, np.zeros((n, k)), self._power), self._alpha
         ).impossible  # they pay nothing here, and count as late in the proof
         for w in range(n):
             objective.SetCoefficient(paid[w], 1.0)
             row = solver.Constraint(0.0 if not impossible[w] else -infinity, infinity)
             row.SetCoefficient(paid[w], -1.0)
-            row.SetCoefficient(self._delay[w], float(flow.fixed_us[w] / 1e6 - budget_s[w]))
+            for j, alive in enumerate(self._alive_s[w].tolist()):
+                if alive > 0:
+                    _add(row, self._delay[w, j], -alive)
             rows.append(row)
             if impossible[w]:
                 paid[w].SetUb(0.0)
@@ -203,6 +248,28 @@ class _Program:
         for resource in problem.resources:
             if resource.name in self._price or resource.name in ("prefill", "decode"):
                 self._pieces(resource, rows, impossible, flow.share, service.workflow)
+        for wait_us, low, high in waits(problem, self._edges, self._alpha):
+            self._wait(wait_us * flow.share / 1e6, low, high, rows, impossible)
+
+    def _wait(self, wait_s: Floats, low: Ints, high: Ints, rows: list[Any], impossible: Any) -> None:
+        """Let workflows pay for tool delays and transfers, at the lowest delay price of each interval range."""
+        workflow = self._problem.service.workflow
+        together: dict[tuple[int, int, int], float] = {}
+        for c in np.flatnonzero((wait_s > 0) & ~impossible[workflow] & (high >= low)).tolist():
+            key = int(workflow[c]), int(low[c]), int(high[c])
+            together[key] = together.get(key, 0.0) + float(wait_s[c])
+        for (w, a, b), amount in together.items():
+            if any((w, j) not in self._delay for j in range(a, b + 1)):
+                continue
+            if not self._joint:
+                _add(rows[w], self._delay[w, a], amount)
+                continue
+            cost = self._solver.NumVar(0, self._solver.infinity(), "")
+            rows[w].SetCoefficient(cost, 1.0)
+            for j in range(a, b + 1):
+                row = self._solver.Constraint(-self._solver.infinity(), 0.0)
+                row.SetCoefficient(cost, 1.0)
+                row.SetCoefficient(self._delay[w, j], -amount)
 
     def _pieces(self, resource: Resource, rows: list[Any], impossible: Any, share: Floats, workflow: Ints) -> None:
         solver, infinity = self._solver, self._solver.infinity()
@@ -211,9 +278,12 @@ class _Program:
         use = np.flatnonzero(resource.needed & ~impossible[workflow])
         priced = resource.name in self._price
         tables = _Tables(solver, self._price[resource.name], k) if priced else None
-        each = max(1, math.ceil(len(use) / self._settings.pieces))
+        settings, joint = self._settings, self._joint and resource.name in ("prefill", "decode")
+        each = max(1, math.ceil(len(use) / (settings.joint_pieces if joint else settings.pieces)))
         classes = len(resource.capacity)
-        modes = [_spread(resource.take[:, g], self._settings.modes) for g in range(classes)]
+        most = settings.joint_modes if joint else settings.modes
+        spread = _common if joint else _spread
+        modes = [spread(resource, g, most) for g in range(classes)]
         for piece in _runs(use, workflow, each, low.min(axis=1)):
             w = int(workflow[piece[0]])
             cost = solver.NumVar(0, infinity, "")
@@ -222,23 +292,52 @@ class _Program:
                 a, b = int(low[piece, g].min()), int(high[piece, g].max())
                 if (low[piece, g] > high[piece, g]).all() or not np.isfinite(resource.take[piece, g, 0]).any():
                     continue
-                price = tables.least(g, a, b) if tables is not None else None
+                # Each choice: a price variable and a delay variable, either of which may be missing: it is 0 then.
+                if joint:
+                    prices = self._price[resource.name][g] if priced else [None] * k
+                    choices = [(prices[j] if j < k else None, self._delay.get((w, j))) for j in range(a, b + 1)]
+                else:
+                    choices = [(tables.least(g, a, b) if tables is not None else None, self._delay.get((w, a)))]
                 for v in modes[g]:
                     take, delay = resource.take[piece, g, v], resource.delay_us[piece, g, v]
                     fine = np.isfinite(take)
                     if not fine.any():
                         continue
-                    row = solver.Constraint(-infinity, 0.0)
-                    row.SetCoefficient(cost, 1.0)
-                    if price is not None:
-                        row.SetCoefficient(price, -float(take[fine].sum()) / 1e6)
-                    row.SetCoefficient(self._delay[w], -float((share[piece][fine] * delay[fine]).sum()) / 1e6)
+                    growth = resource.growth[piece, g][fine]
+                    paid = float((take[fine] + growth).sum()) / 1e6
+                    spent = float((share[piece][fine] * (delay[fine] + growth)).sum()) / 1e6
+                    for price, time_price in choices:
+                        row = solver.Constraint(-infinity, 0.0)
+                        row.SetCoefficient(cost, 1.0)
+                        if price is not None:
+                            row.SetCoefficient(price, -paid)
+                        if time_price is not None and resource.name in ("prefill", "decode"):
+                            row.SetCoefficient(time_price, -spent)
 
 
-def _spread(take: Floats, most: int) -> list[int]:
+def _add(row: Any, variable: Any, amount: float) -> None:
+    row.SetCoefficient(variable, row.GetCoefficient(variable) + amount)
+
+
+def _spread(resource: Resource, g: int, most: int) -> list[int]:
     """Return at most so many modes of a class, among those that any call has, evenly spread."""
-    count = int(np.isfinite(take).any(axis=0).sum())
+    count = int(np.isfinite(resource.take[:, g]).any(axis=0).sum())
     return sorted({round(i * (count - 1) / max(1, most - 1)) for i in range(most)}) if count else []
+
+
+SLOWEST = 4.0
+"""Batches that make a call so many times slower are left out where few modes are looked at."""
+
+
+def _common(resource: Resource, g: int, most: int) -> list[int]:
+    """Return at most so many modes of a class, evenly spread by the logarithm of the batch size; none too slow."""
+    call = int(np.argmax(np.where(resource.needed, resource.delay_us[:, g, 0] < np.inf, False)))
+    take, delay = resource.take[call, g], resource.delay_us[call, g]
+    count = int((delay <= SLOWEST * delay[0]).sum()) if delay[0] < np.inf else 0
+    if count < 2:
+        return list(range(count))
+    batch = np.log(delay[:count] / take[:count])
+    return sorted({int(np.argmin(abs(batch - x))) for x in np.linspace(batch[0], batch[-1], most)})
 
 
 def _runs(use: Ints, workflow: Ints, each: int, begin: Ints) -> list[Ints]:
@@ -266,13 +365,14 @@ def _edges(problem: Problem, used: list[Resource], alpha: float, most: int) -> F
         points += [start[fine], end[fine]]
         weights += [weight, weight]
     at, weight = np.concatenate(points), np.concatenate(weights)
+    ends = [float(problem.arrival_us.min()), float(problem.deadlines_us(alpha).max())]
     if len(at) == 0:
-        return np.array([float(problem.arrival_us.min()), float(problem.deadlines_us(alpha).max())])
+        return np.array(ends)
     by = np.argsort(at, kind="stable")
     at, mass = at[by], np.cumsum(weight[by] + 1e-12 * weight.sum())
     picks = at[np.minimum(len(at) - 1, np.searchsorted(mass, mass[-1] * np.linspace(0, 1, most + 1)))]
     # Half of the edges stand evenly in time, so that a long quiet stretch is no single interval.
-    even = np.linspace(at[0], at[-1], most // 2 + 1)
+    even = np.linspace(ends[0], ends[1], most // 2 + 1)
     edges = np.unique(np.concatenate([picks[::2], even]))
     return edges if len(edges) > 1 else np.array([edges[0], edges[0] + 1.0])
 

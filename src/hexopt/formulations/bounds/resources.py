@@ -20,6 +20,8 @@ class Resource:
         Shape (C, G, V): what call c takes at least of class g in mode v, capacity units × µs; infinite where it cannot.
     delay_us
         Shape (C, G, V): how long that keeps the call at least.
+    growth
+        Shape (C, G): what comes on top of both in any mode, at any time, as the call's context grows.
     lead_us
         Shape (C, G): it begins no earlier than this after the workflow's arrival.
     after_us
@@ -33,6 +35,7 @@ class Resource:
     name: str
     take: Floats
     delay_us: Floats
+    growth: Floats
     lead_us: Floats
     after_us: Floats
     capacity: Floats
@@ -40,7 +43,7 @@ class Resource:
 
     def least(self) -> Floats:
         """Return shape (C,): the least that each call takes of its share of the whole pool, µs."""
-        share = (self.take / self.capacity.sum()).min(axis=(1, 2))
+        share = (self.take.min(axis=2) + self.growth).min(axis=1) / self.capacity.sum()
         return np.where(self.needed, share, 0.0)
 
 
@@ -55,7 +58,8 @@ def resources(service: Service, where: Paths) -> list[Resource]:
     at_prefill = head + np.zeros_like(s.prefill_us)
     least_prefill = s.prefill_us.min(axis=1)[:, None]
     found = [
-        Resource("prefill", s.prefill_share_us[:, :, None], s.prefill_us[:, :, None], at_prefill,
+        Resource("prefill", s.prefill_share_us[:, :, None], s.prefill_us[:, :, None],
+                 np.zeros_like(at_prefill), at_prefill,
                  tail + s.after_prefill_us, s.prefill_count, everyone),
         _decode(service, head, tail),
     ]  # fmt: skip
@@ -91,21 +95,27 @@ def _wire_from(service: Service) -> Floats:
 
 def _area(name: str, take: Floats, lead: Floats, after: Floats, capacity: Floats, needed: np.ndarray) -> Resource:
     take = take[:, :, None]
-    return Resource(name, take, np.zeros_like(take), lead + np.zeros_like(take[:, :, 0]),
+    return Resource(name, take, np.zeros_like(take), np.zeros_like(take[:, :, 0]), lead + np.zeros_like(take[:, :, 0]),
                     after + np.zeros_like(take[:, :, 0]), capacity, needed)  # fmt: skip
 
 
 def _decode(service: Service, head: Floats, tail: Floats) -> Resource:
-    """Equations (6), (7): in mode v an iteration takes ``share`` of the instance and ``delay`` of the call's time."""
+    """Equations (6), (7): in mode v an iteration takes ``share`` of the instance and ``delay`` of the call's time.
+
+    Both are taken at the call's first context; what its own tokens add to it later is the growth.
+    """
     s = service
     width = max(len(modes.delay_ms) for modes in s.modes)
     take = np.full((len(s.steps), len(s.modes), width), NEVER)
     delay = np.full_like(take, NEVER)
+    first = s.steps * (s.prompt + 1.0)
+    growth = np.zeros(take.shape[:2])
     for e, modes in enumerate(s.modes):
-        context = modes.context_ms * s.context[:, None]
+        context = modes.context_ms * first[:, None]
+        growth[:, e] = 1000 * modes.context_ms * (s.context - first) * SHAVE
         fits = np.isfinite(s.decode_us[:, e])[:, None]
         v = len(modes.delay_ms)
         take[:, e, :v] = np.where(fits, 1000 * (s.steps[:, None] * modes.share_ms + context) * SHAVE, NEVER)
         delay[:, e, :v] = np.where(fits, 1000 * (s.steps[:, None] * modes.delay_ms + context) * SHAVE, NEVER)
-    return Resource("decode", take, delay, head + s.to_decode_us, tail + np.zeros_like(s.decode_us), s.decode_count,
-                    s.decodes)  # fmt: skip
+    return Resource("decode", take, delay, growth, head + s.to_decode_us, tail + np.zeros_like(s.decode_us),
+                    s.decode_count, s.decodes)  # fmt: skip
