@@ -85,6 +85,14 @@ def test_a_gap_is_negative_only_where_a_plan_contradicts_the_bound() -> None:
     assert gap(0.0, 2.0) == -1.0
 
 
+def test_a_start_that_is_proved_at_once_took_some_time() -> None:
+    window = of_horizons(100, 50)
+    best = make_formulation("cpsat").solve(window, BOTTLENECK, Budget()).plan
+    found = make_formulation("milp-deadline").solve(window, BOTTLENECK, Budget(), best)
+    assert (found.status, found.build_s, found.solve_s) == (Status.OPTIMAL, 0, 0)
+    assert found.proved_s is not None and found.proved_s > 0
+
+
 @pytest.mark.parametrize("name", ["cpsat", "portfolio", "milp-disjunctive", "local-search"])
 def test_time_to_proof_does_not_count_what_ties_take(name: str) -> None:
     found = make_formulation(name).solve(of_horizons(100, 50), BOTTLENECK, Budget(iterations=50))

@@ -115,6 +115,13 @@ def test_the_time_to_a_proof_ends_with_the_proof(tmp_path: Path) -> None:
             assert s == own["proved_s"].min() or (own.empty and s == math.inf)
 
 
+def test_a_proof_in_no_time_takes_the_time_of_the_solve(tmp_path: Path) -> None:
+    found = made(tmp_path, lambda row: row.update(proved_s=0.0))
+    walls = found.solves[found.solves["proved"]]
+    assert (walls["proved_s"] == walls["wall_s"]).all()
+    assert all(r >= 1 for ratios, _ in profile(found, "proof").values() for r in ratios)
+
+
 def test_processors_are_told_where_they_are_not_that_of_the_tables(data: Solves, tmp_path: Path) -> None:
     assert "processors of the solves" not in dict(facts(data))
     here = data.record["machine"]["processor"]

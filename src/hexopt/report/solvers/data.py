@@ -98,6 +98,8 @@ def load_solves(folder: str | Path) -> Solves:
         solves = tables[0]
         if "proved_s" not in solves:  # of an earlier version
             solves["proved_s"] = solves["wall_s"].where(solves["proved"].astype(bool))
+        # A formulation that tells of no time at all has not looked at the clock.
+        solves["proved_s"] = solves["proved_s"].where(~(solves["proved_s"] <= 0), solves["wall_s"])
         for column in ("note", "error"):
             solves[column] = solves[column].fillna("")
         variants = {label: entry["variant_of"] for label, entry in entries.items() if entry.get("variant_of")}
