@@ -219,7 +219,7 @@ def test_orders_that_follow_the_blame_beat_the_greedy_one(regime: str) -> None:
         greedy = search.value.objective
         search.run(2 * 20 * 32)  # twenty rounds, and hardly a move
         gains.append(1 - search.value.objective / greedy)
-        verdict = check(window, champion_plan(search), objective)
+        verdict = check(window, champion_plan(search, window), objective)
         assert verdict.feasible
         assert verdict.value.objective == pytest.approx(search.value.objective)
     assert min(gains) >= 0

@@ -377,7 +377,7 @@ class LocalSearch:
             facts["proved_s"] = search.trajectory[-1][0]  # the objective fell for the last time; the rest is for ties
         return answer(
             status,
-            reason,
+            StopReason.ERROR if contradiction else reason,
             contradiction,
             bound=reported,
             model_objective=search.value.objective if kept.plan is not None else None,

@@ -172,6 +172,8 @@ class Portfolio:
             status, stop = result.status, result.stop_reason
         else:
             stop = StopReason.TIME_LIMIT if spent else StopReason.COMPLETE
+        if contradiction:
+            stop = StopReason.ERROR
         falling: list[tuple[float, float]] = []
         for at, value in trajectory:
             if not falling or value < falling[-1][1]:

@@ -88,7 +88,8 @@ class SolveResult:
     model itself said of its best solution, in the units of the objective. ``bound`` is a proved lower bound on the
     objective over **all** plans of the window under the checker's rules, ``None`` if nothing is proved: a formulation
     that relaxes rules has a bound all the same, one that restricts plans or rounds times up has none.
-    A bound above the value of the plan is a defect of a solver or a model; it is reported as it is, with a note.
+    A bound above the value of the plan is a defect of a solver or a model; it is reported as it is, with a note, and
+    the stop reason is ``error``.
     ``trajectory`` lists (seconds since ``solve`` was called, model objective) of each incumbent.
     """
 
@@ -171,10 +172,11 @@ class Incumbents:
 
 
 def resolution(window: Window, objective: Objective) -> float:
-    """Return the difference of objectives below which there is nothing to tell apart.
+    """Return the difference of objectives that is not told apart.
 
     Ends are whole µs. Let a workflow end one µs sooner, and its ratio falls by 1 / ``horizon_us``, at least 1 / the
-    longest horizon: half of that is below what any end can change. ``late`` is a whole number: half of one.
+    longest horizon: half of that is below what one end can change. (A plan in which one workflow ends sooner and another
+    later can be better by less.) ``late`` is a whole number: half of one.
     """
     if objective.kind == "late":
         return 0.5
@@ -184,15 +186,17 @@ def resolution(window: Window, objective: Objective) -> float:
 def is_proved(value: Value | None, bound: float | None, window: Window, objective: Objective) -> bool:
     """Say whether a lower bound proves that a plan's value is the least, within half a µs of the longest horizon.
 
-    A bound that is above the value by more than that proves nothing: one of the two is wrong.
+    A bound that is above the value by more than that proves nothing: one of the two is wrong. So is any bound above the
+    value of ``late``, where there is nothing to round.
     """
     if value is None or bound is None:
         return False
-    return abs(value.objective - bound) <= resolution(window, objective)
+    most = resolution(window, objective)
+    return -(0.0 if objective.kind == "late" else most) <= value.objective - bound <= most
 
 
 class Claim(NamedTuple):
-    """What may be said of a value and a bound."""
+    """What may be said of a value and a bound. Where they contradict each other the stop reason is an error."""
 
     status: Status
     bound: float | None

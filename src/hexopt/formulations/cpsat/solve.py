@@ -460,6 +460,8 @@ class _Search:
             status = Status.INFEASIBLE
         if status in (Status.OPTIMAL, Status.INFEASIBLE):
             stop = StopReason.PROVED
+        elif contradiction:
+            stop = StopReason.ERROR
         else:
             stop = self.stop or (StopReason.NOT_STARTED if self.invalid else StopReason.COMPLETE)
         took = time.perf_counter() - self.began

@@ -94,6 +94,7 @@ class Attempt:
         if self.infeasible:
             status, bound = Status.INFEASIBLE, None
         elif contradiction:
+            self.stop = StopReason.ERROR
             self.notes.append(contradiction)
         limit, took = self.budget.time_limit_s, time.perf_counter() - self.begin
         if limit is not None and took > limit * 1.02 + 0.002:
