@@ -125,15 +125,16 @@ def proof_table(rows: list[tuple[str, str, Window]], solvers: list[str], limit_s
         options = dict(pair.split("=", 1) for pair in given.split(",") if pair)
         values = {k: {"True": True, "False": False}.get(v, int(v) if v.isdigit() else v) for k, v in options.items()}
         solver = make_formulation(name, **{"ties": False, **values})
-        spent: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
+        spent: dict[tuple[int, str], list[tuple[float, float | None]]] = defaultdict(list)  # gap: None where proved
         for regime, _, window in rows:
             result = solver.solve(window, parse_objective("bottleneck"), Budget(time_limit_s=limit_s))
-            took = result.facts.get("proved_s", limit_s)
+            took = result.proved_s
+            ms, gap = (1000 * limit_s, 100 * (result.gap or 0.0)) if took is None else (1000 * took, None)
             for key in ((len(window.calls), regime), (len(window.calls), "all")):
-                spent[key].append((1000 * took, 0.0 if "proved_s" in result.facts else 100 * (result.gap or 0.0)))
+                spent[key].append((ms, gap))
         for (size, regime), all_spent in sorted(spent.items()):
             times = sorted(ms for ms, _ in all_spent)
-            gaps = [gap for ms, gap in all_spent if gap > 0]
+            gaps = [gap for _, gap in all_spent if gap is not None]
             print(
                 f"| {size} | {regime} | {len(times)} | {label} | {len(times) - len(gaps)} | "
                 f"{statistics.median(times):.1f} | {times[int(0.9 * (len(times) - 1))]:.0f} | "

@@ -6,8 +6,9 @@
 A row is a run: the sample trace and generated ones at a moderate load, then the regimes of ``make_instances.py``. From
 each, windows of all waiting calls are cut under HexAGenT, once with the predictor ``app-mean`` and once with true
 lengths; a greedy plan of each window is foretold by the checker and carried out by the engine
-(``hexopt.experiments.window_error``). Each run's calls are one CSV file in the folder; runs that are there are not
-simulated again.
+(``hexopt.experiments.window_error``). Each run's calls are one CSV file, in a folder of its own for each ``--windows``
+and ``--workflows``; runs that are there are not simulated again, whatever has changed in the code: then name another
+``--out``.
 
 With ``--gain`` each window is planned twice, greedily and by local search for the sum of ratios, and what the checker
 promises of the second plan stands beside what the engine makes of it.
@@ -150,9 +151,9 @@ def show_gains(found: pd.DataFrame) -> None:
         print(f"\n{predictor}\n{pd.DataFrame(rows).to_string(index=False)}")
 
 
-def load(out: Path) -> pd.DataFrame:
+def load(folder: Path) -> pd.DataFrame:
     """Return what was measured, with relative errors: of the time from the cut to when a call was done."""
-    found = pd.concat([pd.read_csv(path) for path in sorted(out.glob("error-*.csv"))])
+    found = pd.concat([pd.read_csv(path) for path in sorted(folder.glob("error-*.csv"))])
     found = found[found["joined_us"] > 0].copy()
     for part in ("error", *(f"cause_{name}" for name in CAUSES)):
         found[part] = found[f"{part}_us"] / found["joined_us"]
@@ -240,21 +241,22 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="REGIME/SOURCE; may be repeated")
     parser.add_argument("--gain", action="store_true", help="compare a searched plan with the greedy one instead")
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    folder = given.out / f"{given.windows}-windows-{given.workflows}-workflows"
+    folder.mkdir(parents=True, exist_ok=True)
     kind, do = ("gain", gains) if given.gain else ("error", measure)
     for name, source, change in runs():
-        file = given.out / f"{kind}-{name.replace('/', '-')}.csv"
+        file = folder / f"{kind}-{name.replace('/', '-')}.csv"
         if file.exists() or (given.only and name not in given.only):
             continue
         measured = do(name, source, change, Size(given.windows, given.workflows))
         measured.to_csv(file, index=False)
         print(f"{name}: {len(measured)} rows{'' if len(measured) else ', no window of that size'}", flush=True)
     if given.gain:
-        show_gains(pd.concat([pd.read_csv(path) for path in sorted(given.out.glob("gain-*.csv"))]))
+        show_gains(pd.concat([pd.read_csv(path) for path in sorted(folder.glob("gain-*.csv"))]))
         return
-    found = load(given.out)
+    found = load(folder)
     tables(found)
-    draw(found, given.out / "window-error.png")
+    draw(found, folder / "window-error.png")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -308,3 +312,32 @@ def test_a_planner_needs_a_plan() -> None:
     with pytest.raises(WindowError, match="window 't-0': call 'w/c': pair"):
         window_futures(trace, cluster(1, 1), "fcfs", lambda window: (Placement(4, 0, 0.0),))
     assert window_futures(trace, cluster(1, 1), "fcfs", lambda window: None, least=2) == []
+
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "window_error.py"
+
+
+def test_the_script_mixes_no_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))  # its neighbour make_instances.py
+    spec = spec_from_file_location("window_error_script", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
+    asked: list[Any] = []
+    shown: list[list[int]] = []
+
+    def measure(name: str, source: Any, change: Any, size: Any) -> pd.DataFrame:
+        asked.append(size)
+        return pd.DataFrame([{f"{part}_us": 7 for part in ("joined", "foretold", "error")} | {"size": size.workflows}])
+
+    monkeypatch.setattr(script, "measure", measure)
+    monkeypatch.setattr(script, "CAUSES", ())
+    monkeypatch.setattr(script, "tables", lambda found: shown.append(found["size"].tolist()))
+    monkeypatch.setattr(script, "draw", lambda found, path: None)
+    for count in ("60", "80", "80"):
+        arguments = ["--workflows", count, "--out", str(tmp_path), "--only", "moderate/sample"]
+        monkeypatch.setattr(sys, "argv", ["window_error.py", *arguments])
+        script.main()
+    assert asked == [(4, 60), (4, 80)]
+    assert shown == [[60], [80], [80]]

@@ -175,8 +175,8 @@ def resolution(window: Window, objective: Objective) -> float:
     """Return the difference of objectives that is not told apart.
 
     Ends are whole µs. Let a workflow end one µs sooner, and its ratio falls by 1 / ``horizon_us``, at least 1 / the
-    longest horizon: half of that is below what one end can change. (A plan in which one workflow ends sooner and another
-    later can be better by less.) ``late`` is a whole number: half of one.
+    longest horizon: half of that is below what one end can change. (A plan in which one workflow ends sooner and
+    another later can be better by less.) ``late`` is a whole number: half of one.
     """
     if objective.kind == "late":
         return 0.5
