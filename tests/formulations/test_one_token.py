@@ -54,3 +54,13 @@ def test_every_formulation(name: str) -> None:
     assert found.status is Status.OPTIMAL
     late = make_formulation(name).solve(window, parse_objective("late:1.2"), Budget(deterministic=1.0, iterations=500))
     assert late.plan is not None
+
+
+@pytest.mark.parametrize("name", sorted(FORMULATIONS))
+@pytest.mark.parametrize("decode_us", [[None], [4]])
+def test_a_hint_that_names_no_decode_instance_is_a_plan(name: str, decode_us: list[int | None]) -> None:
+    window = small_window([call("a", [5], decode_us, one_token=True)], instances(1, 1))
+    hint = (Placement(0, None, 0.0),)
+    assert check(window, hint).feasible
+    found = make_formulation(name).solve(window, BOTTLENECK, Budget(deterministic=1.0, iterations=1), hint)
+    assert found.value == check(window, hint).value

@@ -135,7 +135,8 @@ class Search:
         limit = {0: self.bound.objective, 1: np.inf}.get(self.goal.kind, self.goal.alpha)
         found = False
         if hint is not None and k.take(a, f, s, hint[0], hint[1]):
-            k.offer(a, self.goal, s, hint[0], hint[1], hint[2])
+            # With the decode instances that ``take`` names where the hint names none: moves need them.
+            k.offer(a, self.goal, s, hint[0], s.d.copy(), hint[2])
             k.settle(a, f, self.goal, s, limit)
             k.keep(s)
             found = True
