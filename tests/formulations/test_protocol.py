@@ -92,7 +92,8 @@ def test_a_start_that_is_proved_at_once_took_some_time() -> None:
     best = make_formulation("cpsat").solve(window, BOTTLENECK, Budget()).plan
     found = make_formulation("milp-deadline").solve(window, BOTTLENECK, Budget(), best)
     assert (found.status, found.build_s, found.solve_s) == (Status.OPTIMAL, 0, 0)
-    assert found.proved_s is not None and found.proved_s > 0
+    assert found.proved_s is not None
+    assert found.proved_s > 0
 
 
 @pytest.mark.parametrize("name", ["cpsat", "portfolio", "milp-disjunctive", "local-search"])
