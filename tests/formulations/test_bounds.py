@@ -142,6 +142,19 @@ def test_modes_lie_below_all_batch_sizes() -> None:
         assert 0.997 * true < kept <= true
 
 
+def test_a_curve_that_falls_below_zero_gives_no_bound_beyond_a_microsecond_an_iteration() -> None:
+    # h = 10, 1, and extrapolated -8, -17 ms, which long contexts lift above 0: 4 calls together are the quickest.
+    curve = DecodeLatency(((1, 10.0), (2, 1.0)), 0.001, extrapolate=True)
+    pair = one_pair(count=4)
+    roomy = replace(pair.decode[0], kv_tokens=10**6, nic_bytes_per_s=1e12, latency=curve, max_batch=4)
+    p = tuple(replace(x, nic_bytes_per_s=1e12) for x in pair.prefill)
+    problem = problem_of(flows(*[(0, 5000, 101)] * 4), replace(pair, prefill=p, decode=(roomy,)))
+    together = ratios_of(problem, hexopt.make_policy("earliest-finish"))
+    assert together[-1] < 0.5
+    assert problem.path_ratios.max() <= together[0]
+    assert trace_bounds(problem, "1", settings=QUICK).value <= together[-1]
+
+
 def test_ranks_are_exact() -> None:
     assert [rank(q, 100) for q in ("0.99", "0.95", "1", "0.001")] == [99, 95, 100, 1]
     assert rank("0.99", 400) == 396

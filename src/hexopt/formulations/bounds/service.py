@@ -175,7 +175,9 @@ def decode_modes(latency: ClusterLatency, d: int, most: int, least_context: floa
     context_ms = latency.context_ms(d)
     points = []
     for batch in range(1, most + 1):
-        h = max(0.0, latency.iteration_ms(d, batch))
+        h = latency.iteration_ms(d, batch)
+        if h < 0:  # an extrapolated curve that falls: long contexts may make up for it, so that no split is a bound
+            return Modes(np.zeros(1), np.zeros(1), 0.0, 0.0)
         points.append((h + context_ms * (batch - 1) * least_context, h / batch))
     hull: list[tuple[float, float]] = []
     for point in sorted(set(points)):
