@@ -42,7 +42,7 @@ from tests.policies.sample_run import TRACE
 from tests.policies.views import Books, cluster, decode
 
 HUGE = 2**30
-EXAMPLES = int(os.environ.get("HEXOPT_EXAMPLES", "500"))
+EXAMPLES = min(200, int(os.environ.get("HEXOPT_EXAMPLES", "200")))
 Case = tuple[Trace, Cluster, dict[str, Any]]
 
 
