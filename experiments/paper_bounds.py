@@ -17,12 +17,15 @@ import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hexopt
 from hexopt.formulations.bounds import Bounds, Settings, trace_bounds
 from hexopt.formulations.bounds.bound import rank
 from hexopt.offline import best_known, gap, problem_of, run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HERE = Path(__file__).parent
 QUANTILES = ("0.99", "0.95", "1")
@@ -91,28 +94,64 @@ def measure(cluster: str, trace: dict[str, Any], seed: int, search: int, changes
     return row
 
 
-def table(out: Path) -> None:
-    """Print what is there and write it as one file."""
+def table(out: Path, markdown: bool = False) -> None:
+    """Print what is there and write it as one file; ``markdown``: print the tables of docs/bounds.md."""
     import pandas as pd
 
     frame = pd.DataFrame([json.loads(p.read_text(encoding="utf-8")) for p in sorted(out.glob("*.json"))])
     if frame.empty:
         return
     frame.to_csv(out / "cells.csv", index=False)
-    baselines = [p for p in POLICIES if p != "hexagent"]
+    if markdown:
+        print(as_markdown(frame))
+        return
     for q in QUANTILES:
-        rows = []
-        for _, r in frame.iterrows():
-            bound, other = r[f"bound_{q}"], min(r[f"{p}_{q}"] for p in baselines)
-            known = r[f"best_{q}"]
-            rows.append(
-                [r["cluster"], r["trace"], r["seed"], bound, known, gap(known, bound), r[f"hexagent_{q}"],
-                 gap(r[f"hexagent_{q}"], bound), other, gap(other, bound), r["bound_cpu_s"], r["search_cpu_s"]]
-            )  # fmt: skip
-        columns = ["cluster", "trace", "seed", "bound", "best", "gap", "hexagent", "gap", "baseline", "gap", "bound s",
-                   "search s"]  # fmt: skip
-        print(f"\nquantile {q}, {len(rows)} cells, median gap {pd.Series([r[5] for r in rows]).median():.1%}")
-        print(pd.DataFrame(rows, columns=columns).to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+        rows = compared(frame, q)
+        print(f"\nquantile {q}, {len(rows)} cells, median gap {rows['gap'].median():.1%}")
+        rows["bound s"], rows["search s"] = frame["bound_cpu_s"], frame["search_cpu_s"]
+        print(rows.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+
+
+def compared(frame: pd.DataFrame, q: str) -> pd.DataFrame:
+    """Return bound, best known value and gaps at a quantile, a row a cell in the order of the grid."""
+    names = [p for p in POLICIES if p != "hexagent"]
+    rows = frame[["cluster", "trace", "seed"]].copy()
+    rows["bound"], rows["best"] = frame[f"bound_{q}"], frame[f"best_{q}"]
+    others = frame[[f"{p}_{q}" for p in names]].set_axis(names, axis=1)
+    rows["hexagent"], rows["baseline"], rows["who"] = frame[f"hexagent_{q}"], others.min(axis=1), others.idxmin(axis=1)
+    for value, name in (("best", "gap"), ("hexagent", "hexagent gap"), ("baseline", "baseline gap")):
+        rows[name] = [gap(known, bound) for known, bound in zip(rows[value], rows["bound"], strict=True)]
+    return rows
+
+
+def as_markdown(frame: pd.DataFrame) -> str:
+    """Return the tables of docs/bounds.md."""
+    grid = [(cluster, trace["name"]) for cluster, trace in cells()]
+    at = {(r["cluster"], r["trace"], r["seed"]): r for _, r in compared(frame, "0.99").iterrows()}
+    lines = ["| Cluster | Trace | Bound | Best known | Gap | HexAGenT | Gap | Baseline | Gap |",
+             "|---|---|--:|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
+    for key in sorted(at, key=lambda k: (grid.index(k[:2]), k[2])):
+        r = at[key]
+        lines.append(
+            f"| {r['cluster']} | {r['trace']} | {r['bound']:.3f} | {r['best']:.3f} | {r['gap']:.1%} | "
+            f"{r['hexagent']:.3f} | {r['hexagent gap']:.1%} | {r['baseline']:.3f} ({r['who']}) | "
+            f"{r['baseline gap']:.1%} |"
+        )
+    lines += ["", "| Quantile | Best known | HexAGenT | Best baseline |", "|---|--:|--:|--:|"]
+    for q in QUANTILES:
+        rows = compared(frame, q)
+        medians = [f"{rows[name].median():.1%}" for name in ("gap", "hexagent gap", "baseline gap")]
+        lines.append(f"| {q} | {' | '.join(medians)} |")
+    for model in ("llama", "qwen"):
+        gaps = compared(frame[frame["cluster"].str.endswith(model)], "0.99")["gap"]
+        lines += [
+            "",
+            f"{model}: {len(gaps)} cells, median gap {gaps.median():.1%}, {gaps.min():.1%} to {gaps.max():.1%}",
+        ]
+    missing = [f"`{c}/{t}`" for c, t in grid if not any(key[:2] == (c, t) for key in at)]
+    if missing:
+        lines += ["", f"Not measured: {', '.join(missing)}"]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -124,6 +163,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/paper_bounds"))
     parser.add_argument("--only", action="append", help="CLUSTER/TRACE; may be repeated")
     parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--markdown", action="store_true", help="print the tables of docs/bounds.md")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(0 if options.table else options.seeds):
@@ -135,7 +175,7 @@ def main() -> None:
             row = measure(cluster, trace, seed, options.search, options.changes)
             path.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
             print(f"{name} seed {seed}: {row['cpu_s']:.0f} s of CPU time", flush=True)
-    table(options.out)
+    table(options.out, options.markdown)
 
 
 if __name__ == "__main__":
