@@ -35,7 +35,6 @@ from hexopt.experiments.window_error import (
     errors,
     window_futures,
 )
-from hexopt.latency import ClusterLatency
 from hexopt.testing.scenarios import workflows
 from tests.oracle.scenarios import ScriptedRandomPolicy, clusters
 from tests.policies.sample_run import TRACE
@@ -189,37 +188,6 @@ def _decode(future: Future, c: int) -> int:
     d = future.plan[c].decode
     assert d is not None
     return d
-
-
-# -- never earlier
-
-
-@claim(cases(prefill_kv=HUGE, decode_kv=HUGE, b2_ms=0.0, predictor="oracle"))
-def calls_are_late_by_an_iteration_at_most_in_a_batch_that_is_overestimated(case: Case) -> None:
-    """True lengths, no context term, nobody joins: no batch is larger than the window takes it to be.
-
-    So a call is done no later than foretold but for the iteration that runs when its KV arrives, and for 1 µs for each
-    time the batch changes.
-    """
-    model = ClusterLatency(case[1])
-    for future in cut(case):
-        for c, (said, is_so) in enumerate(zip(future.worlds["foretold"], future.worlds["alone"], strict=True)):
-            if future.window.calls[c].one_token:
-                assert said == is_so
-                continue
-            d = _decode(future, c)
-            seen = future.window.decode[d]
-            batch = seen.batch + seen.max_new
-            iteration_us = 1000 * model.iteration_ms(d, batch)
-            assert is_so.join_us - is_so.arrive_us <= iteration_us + 1
-            assert is_so.finish_us <= said.finish_us + iteration_us + 2 * batch + 2
-            assert is_so.finish_us >= is_so.arrive_us + model.decode_us(d, 1, 0, _iterations(case[0], future, c))
-
-
-def _iterations(trace: Trace, future: Future, c: int) -> int:
-    workflow_id, _, call_id = future.window.calls[c].id.partition("/")
-    calls = next(w.calls for w in trace.workflows if w.workflow_id == workflow_id)
-    return next(call.output_tokens for call in calls if call.call_id == call_id) - 1
 
 
 # -- always
