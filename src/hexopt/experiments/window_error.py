@@ -142,7 +142,7 @@ def window_futures(
         alone = run(_Carry(made, trace, planner, number=would_do[k]))
         cut, plan = alone.cut, alone.window_plan
         behind = make_policy("earliest-finish", plan_latency_us=0, fallback="none")
-        joined = run(_Carry(made, trace, lambda _, known=plan: known, number=would_do[k], behind=behind))  # type: ignore[misc]
+        joined = run(_Carry(made, trace, _always(plan), number=would_do[k], behind=behind))
         worlds = {**alone.forecasts, "alone": alone.times(), "joined": joined.times()}
         futures.append(Future(cut.window, plan, alone.at_us, worlds))
     return futures
@@ -181,6 +181,10 @@ def errors(futures: Iterable[Future]) -> pd.DataFrame:
 
 class _OverError(Exception):
     """The rest of the run is not needed."""
+
+
+def _always(plan: WindowPlan) -> Planner:
+    return lambda _: plan
 
 
 class _Carry:

@@ -172,7 +172,7 @@ class Milp:
         return ""
 
     def _order(self, frame: Frame) -> Order:
-        """Add the columns and rows of the order."""
+        """Add the columns and rows of the order: what a formulation states, unless it replaces :meth:`_solve`."""
         raise NotImplementedError
 
     def _solve(self, attempt: Attempt, hint: WindowPlan | None) -> None:
