@@ -145,7 +145,7 @@ def proof_table(rows: list[tuple[str, str, Window]], solvers: list[str], limit_s
 
 def main() -> None:
     """Run what the arguments say."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("tables", nargs="*", default=["search", "proof"], help="search, proof, or reference")
     parser.add_argument("--sizes", type=int, nargs="*", default=[32, 64])
     parser.add_argument("--no-library", action="store_true")

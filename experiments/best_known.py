@@ -98,7 +98,7 @@ def take_over(library: Library, folder: Path) -> int:
 
 def main() -> None:
     """Run what the arguments say."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--library", type=Path, default=ROOT / "formulations")
     parser.add_argument("--solver", action="append", help="NAME[:OPTION=VALUE,…][@CALLS]: up to so many calls")
     parser.add_argument("--objective", action="append", help="bottleneck and sum if absent")

@@ -351,7 +351,7 @@ def _cut(
 
 def main() -> None:
     """Add what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--library", type=Path, default=ROOT / "formulations", help="folder of the library")
     parser.add_argument("--regime", choices=REGIMES, action="append", help="only this one; may be repeated")
     parser.add_argument("--anew", action="store_true", help="replace instances that would now be cut differently")

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 import hexopt
 from hexopt.cli import forecast, optimise
+from hexopt.cli.run_options import Arrivals, Delays, EstimateError, FirstWorkflows, Predictor, Seed, SkipInvalid, Stop
 
 UsageError: Any = typer.BadParameter.__base__
 """The base of all complaints about arguments, wherever the installed typer keeps it."""
@@ -141,24 +142,14 @@ def simulate_command(
     policy_option: Annotated[
         list[str] | None, typer.Option(help="Option of the policy; may be repeated.", metavar="NAME=VALUE")
     ] = None,
-    predictor: Annotated[
-        str, typer.Option(help="Output lengths as the policy sees them.", metavar="RULE")
-    ] = "app-mean",
-    seed: Annotated[int, typer.Option(help="Seed of every random stream.", metavar="N", min=0)] = 0,
-    arrivals: Annotated[str | None, typer.Option(help="Arrival rule, such as poisson:40.", metavar="RULE")] = None,
-    delays: Annotated[
-        str | None, typer.Option(help="Rule for unknown tool delays, such as zero.", metavar="RULE")
-    ] = None,
-    stop: Annotated[
-        float | None, typer.Option(help="End the simulation after so many seconds.", metavar="SECONDS")
-    ] = None,
-    estimate_error: Annotated[
-        float, typer.Option(help="Error of the service times that policies are told, such as 0.3.", metavar="SHARE")
-    ] = 0.0,
-    workflows: Annotated[int | None, typer.Option(help="Only the first N workflows.", metavar="N", min=1)] = None,
-    skip_invalid: Annotated[
-        bool, typer.Option("--skip-invalid", help="Leave invalid workflows of the trace out.")
-    ] = False,
+    predictor: Predictor = "app-mean",
+    seed: Seed = 0,
+    arrivals: Arrivals = None,
+    delays: Delays = None,
+    stop: Stop = None,
+    estimate_error: EstimateError = 0.0,
+    workflows: FirstWorkflows = None,
+    skip_invalid: SkipInvalid = False,
     out: Annotated[
         Path | None, typer.Option(parser=optimise.folder, help="Folder for the tables of the run.", metavar="DIR")
     ] = None,
@@ -198,12 +189,10 @@ def bound_command(
     quantile: Annotated[
         str, typer.Option(help="Of the ratios to standalone latency; 1 is the largest.", metavar="Q")
     ] = "0.99",
-    arrivals: Annotated[str | None, typer.Option(help="Arrival rule, such as poisson:40.", metavar="RULE")] = None,
-    delays: Annotated[
-        str | None, typer.Option(help="Rule for unknown tool delays, such as zero.", metavar="RULE")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random stream.", metavar="N", min=0)] = 0,
-    workflows: Annotated[int | None, typer.Option(help="Only the first N workflows.", metavar="N", min=1)] = None,
+    arrivals: Arrivals = None,
+    delays: Delays = None,
+    seed: Seed = 0,
+    workflows: FirstWorkflows = None,
     policy: Annotated[
         list[str] | None, typer.Option(help="Policy to compare; may be repeated.", metavar="NAME")
     ] = None,

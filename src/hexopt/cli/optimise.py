@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hexopt.cli.run_options import Arrivals, Delays, EstimateError, FirstWorkflows, Predictor, Seed, SkipInvalid, Stop
+
 LibraryOption = Annotated[str, typer.Option(help="Folder of the instance library.", metavar="DIR")]
 ObjectiveOption = Annotated[
     str, typer.Option(help="bottleneck, sum, hinge:ALPHA[,give_up=SHARE] or late:ALPHA.", metavar="OBJECTIVE")
@@ -145,24 +147,14 @@ def cut_command(
     ] = None,
     every: Annotated[int, typer.Option(help="Of so many windows that could be cut, one is.", metavar="N", min=1)] = 1,
     limit: Annotated[int, typer.Option(help="At most so many windows of a size.", metavar="N", min=1)] = 10,
-    predictor: Annotated[
-        str, typer.Option(help="Output lengths as the policy sees them.", metavar="RULE")
-    ] = "app-mean",
-    seed: Annotated[int, typer.Option(help="Seed of every random stream.", metavar="N", min=0)] = 0,
-    arrivals: Annotated[str | None, typer.Option(help="Arrival rule, such as poisson:40.", metavar="RULE")] = None,
-    delays: Annotated[
-        str | None, typer.Option(help="Rule for unknown tool delays, such as zero.", metavar="RULE")
-    ] = None,
-    stop: Annotated[
-        float | None, typer.Option(help="End the simulation after so many seconds.", metavar="SECONDS")
-    ] = None,
-    estimate_error: Annotated[
-        float, typer.Option(help="Error of the service times that policies are told, such as 0.3.", metavar="SHARE")
-    ] = 0.0,
-    workflows: Annotated[int | None, typer.Option(help="Only the first N workflows.", metavar="N", min=1)] = None,
-    skip_invalid: Annotated[
-        bool, typer.Option("--skip-invalid", help="Leave invalid workflows of the trace out.")
-    ] = False,
+    predictor: Predictor = "app-mean",
+    seed: Seed = 0,
+    arrivals: Arrivals = None,
+    delays: Delays = None,
+    stop: Stop = None,
+    estimate_error: EstimateError = 0.0,
+    workflows: FirstWorkflows = None,
+    skip_invalid: SkipInvalid = False,
     out: Annotated[Path, typer.Option(parser=folder, help="Folder of the windows.", metavar="DIR")] = Path("windows"),
     prefix: Annotated[str, typer.Option(help="What their files' names begin with.", metavar="TEXT")] = "window",
 ) -> None:
